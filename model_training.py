@@ -1,0 +1,571 @@
+"""Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
+
+Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
+Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `checkpoint`)
+        {dataset}_{model}_training.png   loss and validation score by epoch
+Takes   2 minutes for MIT-BIH, 8 minutes for PTB-XL at 100 Hz, on two cores without a GPU.
+"""
+
+import platform
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
+from torch import nn
+from torch.nn import functional as F
+
+from preprocess_mitbih import check_choice, new_files
+
+# data
+DATASET = "mitbih"        # "mitbih" or "ptbxl"
+TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the published benchmark) or "multiclass"
+                          # (records with exactly one superclass). MIT-BIH beats have one class each: always multiclass
+LEADS = "all"             # "all" leads of the .npy file, or names: ["II"] trains a one-lead model on PTB-XL
+RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median beat (needs no labels of the record)
+RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
+
+# split
+SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds) or "random", which leaks patients
+VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 kept for choosing the epoch
+EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of the patient who is also in DS1 (201)
+VALIDATION_FOLD, TEST_FOLD = 9, 10   # PTB-XL: strat_fold, the others train
+
+# model
+MODEL = "cnn"             # "cnn", "lstm" or "mlp"
+
+# optimiser
+EPOCHS = {"mitbih": 8, "ptbxl": 25}
+BATCH_SIZE = {"mitbih": 128, "ptbxl": 64}
+LEARNING_RATE = {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3}   # the peak of the one-cycle schedule
+WEIGHT_DECAY = 1e-2       # of AdamW
+CLASS_WEIGHT_POWER = 0.5  # multiclass: a class with count c weighs 1 / c^power; 0 for none, 1 for balanced
+PATIENCE = 10             # epochs without a better validation score before the run stops
+
+# run
+SEED = 0                  # one seed, one result, on the CPU
+DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of their names
+
+# What a model sees at a time, in samples: a MIT-BIH beat whole, a PTB-XL record in random crops of 2.5 s.
+CROP_SECONDS = {"mitbih": 1.0, "ptbxl": 2.5}
+ARCHITECTURE = {
+    "mitbih": {"cnn": {"widths": [32, 64, 64, 128], "stem_kernel": 11, "stem_stride": 3},
+               "lstm": {"width": 64, "stem_stride": 3, "layers": 1},
+               "mlp": {"widths": [256, 128]}},
+    "ptbxl": {"cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
+              "lstm": {"width": 128, "stem_stride": 2, "layers": 2},
+              "mlp": {"widths": [512, 256]}},
+}
+
+
+# ---- Load a dataset ----
+
+def load_array(name, script):
+    """.npy file of the working directory -> memory-mapped array. Stops with one sentence when it is not usable."""
+    try:
+        return np.load(name, mmap_mode="c", allow_pickle=False)   # "c": the file is never written to
+    except FileNotFoundError:
+        raise SystemExit(f"{name} is not in this folder. Make it with: python {script}") from None
+    except (ValueError, OSError, EOFError) as error:
+        raise SystemExit(f"{name} is damaged ({error}). Make it again with: python {script}") from error
+
+
+def load_dataset(dataset):
+    """Name -> signals (n, leads, samples) float32 mV, labels (n,), metadata (n,) structured, header (one record)."""
+    script = "preprocess_ptbxl.py" if dataset == "ptbxl" else "preprocess_mitbih.py"
+    signals, labels, metadata, header = (load_array(f"{dataset}_{part}.npy", script)
+                                         for part in ("signals", "labels", "metadata", "header"))
+    again = f"Make the four {dataset}_*.npy files again with: python {script}"
+    if signals.dtype != np.float32 or signals.ndim not in (2, 3) or labels.shape != (len(signals),) or header.shape != (1,):
+        raise SystemExit(f"{dataset}_signals.npy has shape {signals.shape} of {signals.dtype}, {dataset}_labels.npy "
+                         f"{labels.shape}: expected float32 signals and one label a row. {again}")
+    if not len(signals) == len(labels) == len(metadata) or len(signals) == 0:
+        raise SystemExit(f"{dataset}: {len(signals)} signals, {len(labels)} labels, {len(metadata)} rows of metadata "
+                         f"do not belong together. {again}")
+    if {"class_names", "leads", "sampling_rate", "simulated"} - set(header.dtype.names or ()) or "patient" not in metadata.dtype.names:
+        raise SystemExit(f"{dataset}_header.npy or {dataset}_metadata.npy lacks fields. {again}")
+    if not all(np.isfinite(signals[i:i + 4096]).all() for i in range(0, len(signals), 4096)):
+        raise SystemExit(f"{dataset}_signals.npy contains NaN or infinite samples. {again}")
+    signals = signals[:, None] if signals.ndim == 2 else signals
+    return SimpleNamespace(name=dataset, signals=signals, labels=labels, metadata=metadata, header=header[0])
+
+
+# ---- Split ----
+
+def split_rows(data, split, parts, seed):
+    """Dataset, "inter_patient" or "random", checkpoint's parts, seed -> dict of train, validation, test row numbers.
+
+    parts names the records (MIT-BIH) or folds (PTB-XL) of each side; a random split has None and follows the seed.
+    """
+    if split == "random":
+        rows = np.random.default_rng(seed).permutation(len(data.signals))
+        first, second = int(.8 * len(rows)), int(.9 * len(rows))
+        return {"train": np.sort(rows[:first]), "validation": np.sort(rows[first:second]), "test": np.sort(rows[second:])}
+    group = data.metadata["fold" if data.name == "ptbxl" else "record"]
+    return {side: np.flatnonzero(np.isin(group, members)) for side, members in parts.items()}
+
+
+def split_parts(data):
+    """Dataset -> dict of side -> its records or folds, from the constants; None for a random split."""
+    if SPLIT == "random":
+        return None
+    if data.name == "ptbxl":
+        train = [fold for fold in range(1, 11) if fold not in (VALIDATION_FOLD, TEST_FOLD)]
+        return {"train": train, "validation": [VALIDATION_FOLD], "test": [TEST_FOLD]}
+    records = {subset: np.unique(data.metadata["record"][data.metadata["subset"] == subset]).tolist()
+               for subset in ("DS1", "DS2")}
+    wrong = set(VALIDATION_RECORDS) - set(records["DS1"])
+    if wrong:
+        raise SystemExit(f"VALIDATION_RECORDS names {', '.join(sorted(wrong))}: expected records of DS1 that are in "
+                         f"mitbih_metadata.npy ({' '.join(records['DS1'])})")
+    keep = {side: [name for name in names if name not in EXCLUDED_RECORDS] for side, names in records.items()}
+    return {"train": [name for name in keep["DS1"] if name not in VALIDATION_RECORDS],
+            "validation": list(VALIDATION_RECORDS), "test": keep["DS2"]}
+
+
+def check_patients(data, sides, split):
+    """Stops the run if a patient is on two sides; a random split shares patients and says so. Returns a sentence."""
+    patients = {side: set(np.unique(data.metadata["patient"][rows]).tolist()) for side, rows in sides.items()}
+    shared = (patients["train"] & patients["validation"]) | ((patients["train"] | patients["validation"]) & patients["test"])
+    if split == "random":
+        return (f"*** LEAKY SPLIT: {len(shared)} patients are in train, validation and test at once. The scores are "
+                "far too good, for comparison with older papers only ***")
+    allowed = {"201"} if data.name == "mitbih" else set()   # 201 (DS1) and 202 (DS2), the standard split's known flaw
+    if shared - allowed:
+        raise SystemExit(f"patients {', '.join(sorted(shared - allowed)[:10])} are on two sides of the split. "
+                         "Nothing was trained")
+    note = "; 201 (train) and 202 (test) are one patient, as in the standard split" if shared else ""
+    return f"no patient is on two sides{note}"
+
+
+def task_rows(data, task, sides):
+    """Leaves the rows that the task can use: one superclass each for multiclass, at least one for multilabel."""
+    usable = data.labels >= 0
+    if data.name == "ptbxl" and task == "multiclass":
+        usable = data.metadata["superclasses"].sum(axis=1) == 1
+    return {side: rows[usable[rows]] for side, rows in sides.items()}
+
+
+def targets_of(data, task):
+    """Dataset, task -> tensor of targets: (n,) int64 classes or (n, classes) float32 zeros and ones."""
+    if task == "multilabel":
+        return torch.from_numpy(data.metadata["superclasses"].astype(np.float32))
+    return torch.from_numpy(np.array(data.labels))
+
+
+# ---- Inputs ----
+
+def relative_beats(signals, metadata):
+    """(n, 1, samples) float32 mV -> (n, 2, samples): the beat in units of its record's median beat, and the difference.
+
+    The median beat of a record needs no labels, but all of the record's beats: an offline analysis, as in a Holter.
+    """
+    relative = np.empty((len(signals), 2, signals.shape[2]), np.float32)
+    for record in np.unique(metadata["record"]):
+        rows = np.flatnonzero(metadata["record"] == record)
+        beats = signals[rows, 0] - np.median(signals[rows, 0], axis=1, keepdims=True)   # without its baseline
+        median = np.median(beats, axis=0)
+        height = max(np.ptp(median), 0.1)   # mV; a flat record is not blown up
+        relative[rows, 0], relative[rows, 1] = beats / height, (beats - median) / height
+    return relative
+
+
+def rhythm_features(metadata):
+    """Metadata with rr_window (n, 2k) s -> (n, 17) float32: RR intervals, absolute and relative. NaN becomes 0 or 1 s.
+
+    Relative to the record's median (log ratio, the 5 before and the 5 after the beat), to their mean, to each other.
+    """
+    window = metadata["rr_window"].astype(np.float64)
+    half = window.shape[1] // 2
+    median = np.ones(len(window))
+    for record in np.unique(metadata["record"]):
+        rows = metadata["record"] == record
+        median[rows] = np.nanmedian(window[rows]) if np.isfinite(window[rows]).any() else 1.0
+    window = np.where(np.isfinite(window), window, median[:, None]).clip(0.1, 5)
+    previous, following = window[:, half - 1], window[:, half]
+    local = window[:, :half - 1].mean(axis=1)
+    spread = np.log(window[:, :half - 1]).std(axis=1)   # is the rhythm irregular, as in atrial fibrillation?
+    logs = np.log(window[:, half - 5:half + 5] / median[:, None])
+    others = [np.log(previous / local), np.log(following / local), np.log(following / previous), previous, following,
+              np.log(local / median), spread]
+    return np.column_stack([logs, *others]).astype(np.float32)
+
+
+def make_inputs(data, leads, record_relative, rhythm):
+    """Dataset and the checkpoint's settings -> signals (n, channels, samples), features (n, k) float32 tensors."""
+    names = [str(lead) for lead in data.header["leads"]]
+    absent = [lead for lead in leads if lead not in names]
+    if absent:
+        raise SystemExit(f"lead {', '.join(absent)} is not in {data.name}_signals.npy, which has {', '.join(names)}")
+    signals = data.signals if list(leads) == names else np.ascontiguousarray(data.signals[:, [names.index(x) for x in leads]])
+    if record_relative:
+        signals = relative_beats(signals, data.metadata)
+    features = rhythm_features(data.metadata) if rhythm else np.zeros((len(signals), 0), np.float32)
+    return torch.from_numpy(signals), torch.from_numpy(features)
+
+
+def channel_statistics(values, rows):
+    """(n, channels, ...) tensor, training rows -> mean and spread of each channel, (channels,) float32 each."""
+    total = count = square = 0.0
+    for part in np.array_split(rows, max(1, len(rows) // 1024)):
+        part = values[torch.from_numpy(part)].flatten(2) if values.dim() > 2 else values[torch.from_numpy(part), :, None]
+        total, square = total + part.sum((0, 2), dtype=torch.float64), square + part.double().square().sum((0, 2))
+        count += part.shape[0] * part.shape[2]
+    mean = total / count
+    return mean.float(), (square / count - mean.square()).clamp_min(1e-12).sqrt().float()
+
+
+# ---- Models ----
+
+class Normalise(nn.Module):
+    """Subtracts the mean and divides by the spread of the training rows, which are stored with the weights."""
+
+    def __init__(self, channels):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("spread", torch.ones(channels))
+
+    def forward(self, x):   # (n, channels, ...)
+        shape = (1, -1) + (1,) * (x.dim() - 2)
+        return (x - self.mean.view(shape)) / self.spread.view(shape)
+
+
+class ResidualBlock(nn.Module):
+    """(n, a, t) -> (n, b, t / stride): two convolutions, added to the average-pooled input."""
+
+    def __init__(self, a, b, kernel, stride, dropout=0.1):
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv1d(a, b, kernel, stride, kernel // 2, bias=False), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout1d(dropout),
+            nn.Conv1d(b, b, kernel, 1, kernel // 2, bias=False), nn.BatchNorm1d(b))
+        self.shortcut = nn.Sequential(
+            nn.AvgPool1d(stride, ceil_mode=True),
+            nn.Conv1d(a, b, 1, bias=False) if a != b else nn.Identity(), nn.BatchNorm1d(b))
+
+    def forward(self, x):
+        return F.relu(self.layers(x) + self.shortcut(x))
+
+
+class Net(nn.Module):
+    """What the three models share: (n, leads, samples) mV and (n, features) -> (n, classes) logits."""
+
+    def __init__(self, leads, features):
+        super().__init__()
+        self.normalise_signals, self.normalise_features = Normalise(leads), Normalise(features)
+
+    def forward(self, signals, features):
+        x = self.embed(self.normalise_signals(signals))                            # (n, embedding)
+        return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
+
+
+def head(inputs, classes, hidden=128, dropout=0.5):
+    """The last layers of every model: (n, inputs) -> (n, classes)."""
+    return nn.Sequential(nn.BatchNorm1d(inputs), nn.Dropout(dropout / 2), nn.Linear(inputs, hidden), nn.ReLU(),
+                         nn.BatchNorm1d(hidden), nn.Dropout(dropout), nn.Linear(hidden, classes))
+
+
+class CNN(Net):
+    """Residual 1-D convolutional network: a strided stem, four blocks that halve the length, mean and max pooling."""
+
+    def __init__(self, *, leads, samples, features, classes, widths, stem_kernel, stem_stride):
+        super().__init__(leads, features)
+        kernels, inputs = (5, 5, 5, 3), (widths[0], *widths)
+        self.stem = nn.Sequential(
+            nn.Conv1d(leads, widths[0], stem_kernel, stem_stride, stem_kernel // 2, bias=False),
+            nn.BatchNorm1d(widths[0]), nn.ReLU())
+        self.blocks = nn.Sequential(*(ResidualBlock(a, b, k, 2) for a, b, k in zip(inputs, widths, kernels)))
+        self.head = head(2 * widths[-1] + features, classes)
+
+    def embed(self, x):
+        x = self.blocks(self.stem(x))                                # (n, width, samples / (stem_stride * 16))
+        return torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)      # (n, 2 * width)
+
+
+class LSTM(Net):
+    """Bidirectional LSTM over a strided convolutional stem, which leaves it an eighth of the steps or fewer."""
+
+    def __init__(self, *, leads, samples, features, classes, width, stem_stride, layers):
+        super().__init__(leads, features)
+        self.stem = nn.Sequential(
+            nn.Conv1d(leads, width // 2, 9, stem_stride, 4, bias=False), nn.BatchNorm1d(width // 2), nn.ReLU(),
+            ResidualBlock(width // 2, width, 5, 2), ResidualBlock(width, width, 5, 2))
+        self.lstm = nn.LSTM(width, width, layers, batch_first=True, bidirectional=True)
+        self.head = head(4 * width + features, classes)
+
+    def embed(self, x):
+        x, _ = self.lstm(self.stem(x).transpose(1, 2))               # (n, samples / (stem_stride * 4), 2 * width)
+        return torch.cat([x.mean(dim=1), x.amax(dim=1)], dim=1)      # (n, 4 * width)
+
+
+class MLP(Net):
+    """Fully connected layers with batch normalisation over all samples of all leads at once."""
+
+    def __init__(self, *, leads, samples, features, classes, widths):
+        super().__init__(leads, features)
+        sizes = [leads * samples, *widths]
+        self.layers = nn.Sequential(nn.Flatten(), *(layer for a, b in zip(sizes, sizes[1:]) for layer in
+                                    (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.3))))
+        self.head = head(widths[-1] + features, classes)
+
+    def embed(self, x):
+        return self.layers(x)
+
+
+MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
+
+
+# ---- Inference (the one path of training, evaluation and cross-dataset validation) ----
+
+def crop_starts(samples, crop):
+    """Length of a record and of a crop -> start of each of the half-overlapping crops that cover the record."""
+    if samples < crop:
+        raise SystemExit(f"signals of {samples} samples are shorter than the {crop} that the model was trained on")
+    return sorted({*range(0, samples - crop + 1, max(1, crop // 2)), samples - crop})
+
+
+def crop_logits(net, signals, features, crop):
+    """Net, (n, channels, samples), (n, k) on its device -> (n, classes) logits, the mean over the crops."""
+    starts = crop_starts(signals.shape[2], crop)
+    crops = torch.cat([signals[:, :, start:start + crop] for start in starts])
+    return net(crops, features.repeat(len(starts), 1)).view(len(starts), len(signals), -1).mean(dim=0)
+
+
+@torch.no_grad()
+def predict(net, signals, features, rows, crop, batch=512):
+    """Net, (n, channels, samples), (n, k), row numbers -> (rows, classes) float32 logits on the CPU."""
+    net.eval()
+    device = next(net.parameters()).device
+    parts = torch.from_numpy(np.asarray(rows)).split(max(1, batch * crop // signals.shape[2]))
+    return torch.cat([crop_logits(net, signals[part.to(signals.device)].to(device),
+                                  features[part.to(features.device)].to(device), crop).float().cpu() for part in parts])
+
+
+def probabilities(logits, task):
+    """(n, classes) logits -> (n, classes) float64 probabilities: softmax for multiclass, sigmoid for multilabel."""
+    return (torch.sigmoid(logits.double()) if task == "multilabel" else torch.softmax(logits.double(), dim=1)).numpy()
+
+
+# ---- Training ----
+
+def pick_device(name):
+    """"auto" -> the fastest device that is there; a name -> that device, if it is there."""
+    here = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    check_choice("DEVICE", name, ["auto", *here])
+    if name != "auto" and not here[name]:
+        raise SystemExit(f'DEVICE = "{name}" is not available here: expected one of {[k for k in here if here[k]]} or "auto"')
+    return torch.device(next(k for k in here if here[k]) if name == "auto" else name)
+
+
+def make_loss(task, targets, rows, classes, device):
+    """The training rows' targets -> loss function of (logits, targets)."""
+    if task == "multilabel":
+        return nn.BCEWithLogitsLoss()
+    counts = torch.bincount(targets[rows], minlength=classes).double()
+    weight = torch.where(counts > 0, counts.clamp_min(0.001 * counts.sum()) ** -CLASS_WEIGHT_POWER, 0.0)
+    return nn.CrossEntropyLoss(weight=(weight / (weight * counts).sum() * counts.sum()).float().to(device))
+
+
+def validation_score(logits, targets, task, dataset):
+    """Logits and targets of the validation rows -> the number that picks the best epoch (higher is better)."""
+    if task == "multilabel":
+        wanted = targets.numpy()
+        present = [k for k in range(wanted.shape[1]) if 0 < wanted[:, k].sum() < len(wanted)]
+        return float(np.mean([roc_auc_score(wanted[:, k], logits[:, k].numpy()) for k in present]))
+    classes = [0, 1, 2] if dataset == "mitbih" else list(range(logits.shape[1]))
+    return float(f1_score(targets, logits.argmax(dim=1), labels=classes, average="macro", zero_division=0))
+
+
+def train_epoch(net, signals, features, targets, rows, crop, loss_function, optimiser, schedule, batch_size):
+    """One pass over the training rows in random order and with random crops -> mean loss."""
+    net.train()
+    device, total = next(net.parameters()).device, torch.zeros((), device=next(net.parameters()).device)
+    crops = signals.unfold(2, crop, 1)                           # (n, channels, starts, crop), a view: nothing is copied
+    order = torch.from_numpy(rows)[torch.randperm(len(rows))]
+    batches = len(rows) // batch_size
+    for batch in order[:batches * batch_size].view(batches, batch_size).to(signals.device):
+        start = torch.randint(crops.shape[2], (batch_size,)).to(signals.device)
+        x = crops[batch, :, start].to(device, non_blocking=True)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            logits = net(x, features[batch].to(device))
+        loss = loss_function(logits.float(), targets[batch].to(device))
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        schedule.step()
+        total += loss.detach()
+    return total.item() / batches
+
+
+def fit(net, signals, features, targets, sides, task, crop, device):
+    """Trains the net in place and leaves the best epoch's weights in it -> (history of epochs, best epoch)."""
+    batch_size, epochs = min(BATCH_SIZE[DATASET], len(sides["train"])), EPOCHS[DATASET]
+    steps = epochs * (len(sides["train"]) // batch_size)
+    peak = LEARNING_RATE[MODEL]
+    optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps)
+    classes = net.head[-1].out_features
+    loss_function = make_loss(task, targets, sides["train"], classes, device)
+    history, best = [], {"score": -1.0}
+    print(f"{'epoch':>5}{'train loss':>12}{'val. loss':>12}{'val. score':>12}{'seconds':>9}")
+    for epoch in range(1, epochs + 1):
+        began = time.perf_counter()
+        train_loss = train_epoch(net, signals, features, targets, sides["train"], crop, loss_function, optimiser,
+                                 schedule, batch_size)
+        logits = predict(net, signals, features, sides["validation"], crop)
+        wanted = targets[sides["validation"]]
+        loss = loss_function(logits.to(device), wanted.to(device)).item()
+        score = validation_score(logits, wanted, task, DATASET)
+        if not np.isfinite(train_loss):
+            raise SystemExit(f"the loss is {train_loss} in epoch {epoch}: lower LEARNING_RATE or look at the signals")
+        history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss, "validation_score": score})
+        if score > best["score"]:
+            best = {"score": score, "epoch": epoch, "weights": {k: v.detach().clone() for k, v in net.state_dict().items()}}
+        print(f"{epoch:>5}{train_loss:>12.4f}{loss:>12.4f}{score:>12.4f}{time.perf_counter() - began:>9.1f}"
+              + ("  best" if best["epoch"] == epoch else ""), flush=True)
+        if epoch - best["epoch"] >= PATIENCE:
+            break
+    net.load_state_dict(best["weights"])
+    return history, best["epoch"]
+
+
+def best_thresholds(probabilities, targets):
+    """(n, classes) probabilities and 0/1 targets of the validation rows -> per class, the threshold with the best F1."""
+    thresholds = []
+    for p, t in zip(probabilities.T, targets.T):
+        precision, recall, cuts = precision_recall_curve(t, p) if t.any() else ([0], [0], [0.5])
+        f1 = 2 * np.multiply(precision, recall) / np.maximum(np.add(precision, recall), 1e-12)
+        thresholds.append(float(cuts[min(int(np.argmax(f1)), len(cuts) - 1)]))
+    return thresholds
+
+
+# ---- Checkpoint ----
+
+def build_net(checkpoint):
+    """Checkpoint dict -> the net with its weights, ready for `predict`."""
+    net = MODELS[checkpoint["model"]](**checkpoint["model_arguments"])
+    net.load_state_dict(checkpoint["weights"])
+    return net.eval()
+
+
+def load_checkpoint(dataset, model):
+    """Names -> (checkpoint dict, net). Stops with one sentence when the file is missing, damaged or another's."""
+    name = f"{dataset}_{model}_model.pth"
+    make = f'Make it with DATASET = "{dataset}" and MODEL = "{model}": python model_training.py'
+    try:
+        checkpoint = torch.load(name, map_location="cpu", weights_only=True)
+        net = build_net(checkpoint)
+    except FileNotFoundError:
+        raise SystemExit(f"{name} is not in this folder. {make}") from None
+    except Exception as error:   # torch raises errors of many kinds on damaged files
+        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({str(error)[:100]}). {make}") from error
+    if (checkpoint["dataset"], checkpoint["model"]) != (dataset, model):
+        raise SystemExit(f"{name} holds a {checkpoint['model']} trained on {checkpoint['dataset']}. {make}")
+    return checkpoint, net
+
+
+def check_dataset(checkpoint, data):
+    """Stops the run when the .npy files are not of the kind that the checkpoint was trained on."""
+    found = {"dataset": data.name, "class_names": [str(c) for c in data.header["class_names"]],
+             "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"])}
+    for key, value in found.items():
+        if checkpoint[key] != value:
+            raise SystemExit(f"the checkpoint was trained with {key} = {checkpoint[key]}, the .npy files have {value}. "
+                             "Run the preprocess script again with the checkpoint's setting, or train again")
+    if checkpoint["split"] == "random" and checkpoint["split_rows"] != len(data.labels):
+        raise SystemExit(f"the checkpoint was trained on a random split of {checkpoint['split_rows']} rows, the .npy "
+                         f"files have {len(data.labels)}. Train again")
+
+
+def constants():
+    """This script's settings, as a dict that a checkpoint can hold."""
+    return {name: value for name, value in globals().items()
+            if name.isupper() and isinstance(value, (str, int, float, list, dict)) and name != "MODELS"}
+
+
+def plot_history(history, best_epoch, title, path):
+    """List of epochs -> PNG of loss and validation score by epoch."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9, 3.5), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot(epochs, [row["train_loss"] for row in history], "k-", label="training")
+    left.plot(epochs, [row["validation_loss"] for row in history], "k--", label="validation")
+    right.plot(epochs, [row["validation_score"] for row in history], "k-o", markersize=3)
+    right.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
+    for axis, label in ((left, "loss"), (right, "validation score")):
+        axis.set(xlabel="epoch", ylabel=label)
+        axis.legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=150, format="png")
+
+
+
+# ---- Main ----
+
+def input_settings(data):
+    """Constants -> what make_inputs needs to know, as it travels in the checkpoint."""
+    beats = data.name != "ptbxl"
+    return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
+            "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats}
+
+
+def make_net(data, signals, features, rows, crop):
+    """A new net with the statistics of the training rows in its normalisation -> (net, its arguments)."""
+    arguments = {"leads": signals.shape[1], "samples": crop, "features": features.shape[1],
+                 "classes": len(data.header["class_names"]), **ARCHITECTURE[data.name][MODEL]}
+    net = MODELS[MODEL](**arguments)
+    for layer, values in ((net.normalise_signals, signals), (net.normalise_features, features)):
+        layer.mean[:], layer.spread[:] = channel_statistics(values, rows)
+    return net, arguments
+
+
+def describe(data, net, **results):
+    """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
+    text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads")}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
+    return {"dataset": data.name, "model": MODEL, "class_map": str(data.header["class_map"]),
+            "class_names": text["class_names"], "dataset_leads": text["leads"],
+            "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"]),
+            "weights": {name: tensor.cpu() for name, tensor in net.state_dict().items()},
+            "normalisation": {"mean": net.normalise_signals.mean.tolist(), "spread": net.normalise_signals.spread.tolist()},
+            "split": SPLIT, "leaks": SPLIT == "random", "split_rows": len(data.labels), "seed": SEED,
+            "constants": constants(), "versions": versions, **results}
+
+
+def main():
+    for name, expected in (("DATASET", ARCHITECTURE), ("MODEL", MODELS), ("TASK", ["multilabel", "multiclass"]),
+                           ("SPLIT", ["inter_patient", "random"])):
+        check_choice(name, globals()[name], expected)
+    device = pick_device(DEVICE)
+    torch.manual_seed(SEED)
+
+    data = load_dataset(DATASET)
+    task = TASK if DATASET == "ptbxl" else "multiclass"
+    parts = split_parts(data)
+    sides = task_rows(data, task, split_rows(data, SPLIT, parts, SEED))
+    print(f"{DATASET} {MODEL}, {task}, on {device}: " + ", ".join(f"{len(rows):,} {side}" for side, rows in sides.items()))
+    print(check_patients(data, sides, SPLIT) + ("\nSIMULATED data" if data.header["simulated"] else ""))
+
+    settings = input_settings(data)
+    signals, features = make_inputs(data, **settings)
+    targets = targets_of(data, task)
+    crop = round(CROP_SECONDS[DATASET] * int(data.header["sampling_rate"]))
+    net, arguments = make_net(data, signals, features, sides["train"], crop)
+    signals, features, targets, net = (x.to(device) for x in (signals, features, targets, net))
+    history, epoch = fit(net, signals, features, targets, sides, task, crop, device)
+
+    logits = predict(net, signals, features, sides["validation"], crop)
+    thresholds = best_thresholds(probabilities(logits, task), targets[sides["validation"]].cpu().numpy())
+    name = f"{DATASET}_{MODEL}"
+    title = f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "") + (", simulated data" if data.header["simulated"] else "")
+    checkpoint = describe(data, net, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
+                          thresholds=thresholds, epoch=epoch, history=history)
+    with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
+        torch.save(checkpoint, model_path)
+        plot_history(history, epoch, title, plot_path)
+    print(f"Kept epoch {epoch}. Wrote {name}_model.pth, {name}_training.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,342 @@
+"""Cuts the annotated beats of the MIT-BIH Arrhythmia Database out of its WFDB records.
+
+Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (360 Hz, two leads, 30 minutes each)
+Writes  mitbih_signals.npy    (n, 360) float32   mV, one beat a row, the annotated R peak at sample 180
+        mitbih_labels.npy     (n,) int64         index into the header's class_names
+        mitbih_metadata.npy   (n,) structured    record, patient, subset, lead, sample, symbol, RR intervals
+        mitbih_records.npy    (samples,) float32 mV, the chosen lead of all records, end to end
+        mitbih_header.npy     (1,) structured    class names, sampling rate, lead, record names and lengths
+Takes   5 seconds for the 48 records.
+
+The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Eng. Med. Biol. 2001.
+"""
+
+import os
+from collections import Counter
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import wfdb
+from tqdm import tqdm
+
+# data
+NAME = "mitbih"           # prefix of the files written
+DATA_DIR = "mit-bih-arrhythmia-database-1.0.0"   # folder with the WFDB files, relative to the working directory
+RECORDS = "all"           # "all": those that DATA_DIR/RECORDS lists, or names: ["100", "101"]
+SAMPLING_RATE = 360       # Hz; a record with another rate stops the run
+BAD_RECORDS = "stop"      # a record that cannot be used: "stop" the run, or "skip" the record and count it
+
+# lead and classes
+LEAD = "MLII"             # by its name in the header; 114 has it as second signal
+LEAD_ABSENT = "first"     # 102 and 104 have no MLII: "first" takes their first signal (V5), "skip" leaves them out
+CLASS_MAP = "aami"        # "aami": N S V F Q of ANSI/AAMI EC57, or "clinical": what a cardiologist names apart
+
+# segment
+SEGMENT = 360             # samples a beat, half of them before the R peak: 1 s
+RR_NEIGHBOURS = 10        # RR intervals kept on each side of a beat
+
+# Class name -> annotation symbols. "e" and "j" (escape beats) belong to N in EC57, not to S.
+CLASS_MAPS = {
+    "aami": {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"},
+    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "AaJSej", "ventricular": "VE",
+                 "fusion": "F", "paced": "/f"},
+}
+BEATS = "NLRejAaJSVEF/fQ"   # every other symbol (+ ~ | x [ ! ] ") marks rhythm, noise or flutter waves, not a beat
+
+# The inter-patient split of de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004.
+SUBSETS = {
+    "DS1": "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230",
+    "DS2": "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234",
+    "paced": "102 104 107 217",
+}
+SAME_PATIENT = {"202": "201"}   # the one patient with two records; the standard split has them on opposite sides
+
+# Beats of the complete database by AAMI class (N S V F Q), and those that fill a segment of 360 samples.
+PUBLISHED = {"DS1": (45866, 944, 3788, 415, 8), "DS2": (44259, 1837, 3221, 388, 7), "all": (90631, 2781, 7236, 803, 8043)}
+PUBLISHED_SEGMENTS = 109438
+
+
+# ---- Checks and files (shared by all scripts) ----
+
+def check_choice(name, value, expected):
+    """Stops the run with one sentence when a constant has none of its allowed values."""
+    if value not in expected:
+        raise SystemExit(f"{name} = {value!r}: expected one of {', '.join(map(str, expected))}")
+
+
+def check_folder(folder, source):
+    """Stops the run when the data folder is missing, and says where the data comes from."""
+    if not Path(folder).is_dir():
+        raise SystemExit(f"DATA_DIR = {folder!r}: no such folder in {Path.cwd()}. Download the database from {source} "
+                         "and unpack it there, or see the pipeline run on simulated data: python tests/demo.py")
+
+
+@contextmanager
+def new_files(*names):
+    """Yields a temporary path for each name; they take their names together at the end, or vanish after an error.
+
+    An interrupted run therefore leaves the outputs of earlier runs as they were.
+    """
+    temporary = [Path(f"{name}.tmp") for name in names]
+    try:
+        yield temporary
+        for path, name in zip(temporary, names):
+            os.replace(path, name)
+    except OSError as error:
+        raise SystemExit(f"cannot write {', '.join(map(str, names))} in {Path.cwd()}: {error}. "
+                         "Earlier files of these names are unchanged") from error
+    finally:
+        for path in temporary:
+            path.unlink(missing_ok=True)
+
+
+class RowWriter:
+    """Appends rows to an .npy file, so that memory stays flat however many there are."""
+
+    def __init__(self, path, row_shape, dtype):
+        self.file, self.row_shape, self.dtype, self.rows = open(path, "wb"), tuple(row_shape), np.dtype(dtype), 0
+        self._write_header()
+
+    def _write_header(self):
+        """The header has room for any number of rows (numpy pads it), so it can be written again at the end."""
+        self.file.seek(0)
+        np.lib.format.write_array_header_1_0(self.file, {
+            "descr": self.dtype.str, "fortran_order": False, "shape": (self.rows, *self.row_shape)})
+
+    def append(self, rows):
+        """rows (k, *row_shape) -> appended, converted to the file's dtype."""
+        rows = np.ascontiguousarray(rows, self.dtype)
+        if rows.shape[1:] != self.row_shape:
+            raise ValueError(f"rows of shape {rows.shape[1:]} for a file of {self.row_shape}")
+        self.file.write(rows)
+        self.rows += len(rows)
+
+    def close(self):
+        """Writes the final number of rows into the header."""
+        self._write_header()
+        self.file.close()
+
+
+def one_row(**fields):
+    """Values and lists -> a (1,) structured array with one field each, so that settings need no pickle."""
+    arrays = {name: np.asarray(value) for name, value in fields.items()}
+    row = np.zeros(1, [(name, array.dtype, array.shape) for name, array in arrays.items()])
+    for name, array in arrays.items():
+        row[name] = array
+    return row
+
+
+# ---- Read one record ----
+
+def record_names(folder, records):
+    """The names in `records`, or with "all" those in the folder's RECORDS file."""
+    listing = Path(folder) / "RECORDS"
+    if records == "all" and not listing.is_file():
+        raise SystemExit(f"{listing} is missing: it lists the records, one name a line. "
+                         "Fetch it, or name the records in the constant RECORDS")
+    names = listing.read_text().split() if records == "all" else list(records)
+    if not names or len(set(names)) < len(names):
+        raise SystemExit(f"RECORDS names {len(names)} records, {len(set(names))} different ones: "
+                         "expected each record once, and at least one")
+    return names
+
+
+def read_wfdb(path):
+    """WFDB record -> (wfdb.Record, (samples, leads) float64 mV). ValueError when it is damaged or not in mV.
+
+    The header's checksums (the sum of a lead's samples, 16 bits) are compared with the samples.
+    """
+    for name in (f"{path}.hea", f"{path}.dat"):
+        if not Path(name).is_file():
+            raise ValueError(f"{name} is missing")
+    try:
+        record = wfdb.rdrecord(str(path), physical=False)
+        checksums = [(int(a) - int(b)) % 65536 for a, b in zip(record.checksum, record.calc_checksum(), strict=True)]
+        signals = record.dac()
+    except Exception as error:  # wfdb raises errors of many kinds on damaged files
+        raise ValueError(f"the header and the signal file do not fit together or are damaged ({error})") from error
+    if any(checksums):
+        raise ValueError("the samples do not add up to the checksums in the header: the .dat file is cut or damaged")
+    if set(record.units) != {"mV"}:
+        raise ValueError(f"units {', '.join(record.units)}: expected mV")
+    return record, signals
+
+
+def read_record(folder, name, lead, lead_absent, sampling_rate):
+    """One record -> dict of its lead ((samples,) float32 mV), lead name, beat samples and symbols, and notes.
+
+    Raises ValueError with one sentence where the record is not what the constants say.
+    """
+    record, signals = read_wfdb(Path(folder) / name)
+    if record.fs != sampling_rate:
+        raise ValueError(f"sampled at {record.fs} Hz, SAMPLING_RATE says {sampling_rate} Hz")
+    if lead not in record.sig_name and lead_absent == "skip":
+        raise LookupError(f"has no lead {lead}, only {', '.join(record.sig_name)}")
+    index = record.sig_name.index(lead) if lead in record.sig_name else 0
+    if np.isnan(signals[:, index]).any():
+        raise ValueError(f"{np.isnan(signals[:, index]).sum()} samples of lead {record.sig_name[index]} are invalid (NaN)")
+    sample, symbol = read_annotations(Path(folder) / name, record.sig_len)
+    beat = np.isin(symbol, list(BEATS))
+    return {"name": name, "signal": signals[:, index].astype(np.float32), "lead": record.sig_name[index],
+            "sample": sample[beat], "symbol": symbol[beat], "non_beats": Counter(symbol[~beat].tolist()),
+            "simulated": any("simulated" in comment for comment in record.comments)}
+
+
+def read_annotations(path, samples):
+    """WFDB `atr` file -> (k,) int64 sample positions, (k,) symbols, in time order. ValueError when damaged."""
+    if not Path(f"{path}.atr").is_file():
+        raise ValueError(f"{path}.atr is missing")
+    try:
+        annotation = wfdb.rdann(str(path), "atr")
+    except Exception as error:  # see read_wfdb
+        raise ValueError(f"the annotation file is damaged ({error})") from error
+    sample, symbol = np.asarray(annotation.sample, np.int64), np.asarray(annotation.symbol, "U1")
+    if len(sample) == 0 or sample.min() < 0 or sample.max() >= samples or np.any(np.diff(sample) < 0):
+        raise ValueError(f"the annotations are not in time order within the record's {samples} samples")
+    return sample, symbol
+
+
+# ---- Beats ----
+
+def rr_window(sample, neighbours, sampling_rate):
+    """(k,) beat positions -> (k, 2 * neighbours) float32 s: the RR intervals before, then after each beat.
+
+    Column neighbours - 1 is the interval that ends at the beat, column neighbours the one that begins there.
+    NaN where the record has no such interval.
+    """
+    edge = np.full(neighbours, np.nan)
+    rr = np.concatenate([edge, np.diff(sample) / sampling_rate, edge])
+    return np.lib.stride_tricks.sliding_window_view(rr, 2 * neighbours)[:len(sample)].astype(np.float32)
+
+
+def cut_beats(signal, sample, segment):
+    """(samples,) lead, (k,) beat positions -> (m, segment) beats and the (k,) mask of those that fill a segment."""
+    complete = (sample >= segment // 2) & (sample + segment // 2 <= len(signal))
+    start = sample[complete] - segment // 2
+    return signal[start[:, None] + np.arange(segment)], complete
+
+
+def beat_table(record):
+    """Record dict -> (k,) structured metadata, one row for each annotated beat, complete or not."""
+    sample, rr = record["sample"], rr_window(record["sample"], RR_NEIGHBOURS, SAMPLING_RATE)
+    table = np.zeros(len(sample), [
+        ("record", "U8"), ("patient", "U8"), ("subset", "U5"), ("lead", "U8"), ("sample", "<i8"), ("symbol", "U1"),
+        ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rr_window", "<f4", (2 * RR_NEIGHBOURS,))])
+    table["record"], table["lead"] = record["name"], record["lead"]
+    table["patient"] = SAME_PATIENT.get(record["name"], record["name"])
+    table["subset"] = next((subset for subset, names in SUBSETS.items() if record["name"] in names.split()), "test")
+    table["sample"], table["symbol"], table["rr_window"] = sample, record["symbol"], rr
+    table["rr_previous"], table["rr_next"] = rr[:, RR_NEIGHBOURS - 1], rr[:, RR_NEIGHBOURS]
+    return table
+
+
+def symbol_labels(symbols, class_map):
+    """(k,) annotation symbols -> (k,) int64 class indices, -1 for a beat that the class map leaves out."""
+    index = {symbol: i for i, group in enumerate(class_map.values()) for symbol in group}
+    return np.array([index.get(symbol, -1) for symbol in symbols.tolist()], np.int64)
+
+
+# ---- Report ----
+
+def count_classes(symbols):
+    """(k,) symbols -> beats in each AAMI class, as a tuple in the order N S V F Q."""
+    return tuple(np.bincount(symbol_labels(symbols, CLASS_MAPS["aami"]), minlength=5).tolist())
+
+
+def check_published(beats, rows, simulated):
+    """Compares the counts of DS1, DS2 and all 48 records with the published ones, each if it is complete.
+
+    Returns a sentence; counts that differ stop the run, because the data are then not the published ones.
+    """
+    wanted = {"DS1": SUBSETS["DS1"], "DS2": SUBSETS["DS2"], "all": " ".join(SUBSETS.values())}
+    have = set(np.unique(beats["record"]))
+    complete = [subset for subset, records in wanted.items() if set(records.split()) <= have]
+    if simulated or NAME != "mitbih" or not complete:
+        return "Not compared with the published counts: they need the real records of DS1, DS2 or all"
+    found = {s: count_classes(beats["symbol"][np.isin(beats["record"], wanted[s].split())]) for s in complete}
+    expected = {s: PUBLISHED[s] for s in complete}
+    if "all" in complete and CLASS_MAP == "aami" and SEGMENT == 360:
+        found["segments"], expected["segments"] = rows, PUBLISHED_SEGMENTS
+    if found != expected:
+        raise SystemExit(f"The beats differ from the published counts: found {found}, expected {expected}. "
+                         f"Fetch {DATA_DIR} again; nothing was written")
+    return f"Equal to the published counts, to the beat (N S V F Q): {found}"
+
+
+def print_report(beats, labels, left_out, names):
+    """Prints beats by class and subset, then everything that was left out and why."""
+    subsets = [s for s in (*SUBSETS, "test") if s in beats["subset"]]
+    print(f"\n{'class':<18}{'symbols':<10}" + "".join(f"{s:>9}" for s in subsets) + f"{'all':>9}{'records':>9}")
+    for index, (name, symbols) in enumerate(CLASS_MAPS[CLASS_MAP].items()):
+        of_class = beats[labels == index]
+        counts = [np.sum(of_class["subset"] == s) for s in subsets]
+        print(f"{name:<18}{' '.join(symbols):<10}" + "".join(f"{c:>9,}" for c in counts)
+              + f"{len(of_class):>9,}{len(np.unique(of_class['record'])):>9}")
+    print(f"{'all':<28}" + "".join(f"{np.sum(beats['subset'] == s):>9,}" for s in subsets) + f"{len(beats):>9,}{len(names):>9}")
+    print("\nLeft out or replaced")
+    for reason, count in left_out.items():
+        print(f"  {count:>9,}  {reason}")
+
+
+# ---- Main ----
+
+def read_all(names, signals_file, records_file):
+    """Streams every record into the two files -> metadata of all beats, mask of rows written, labels, notes, ..."""
+    beats, kept, left_out, used, simulated = [], [], Counter(), {}, False
+    for name in tqdm(names, desc="records", unit="record", disable=None):
+        try:
+            record = read_record(DATA_DIR, name, LEAD, LEAD_ABSENT, SAMPLING_RATE)
+        except (ValueError, LookupError) as error:
+            if BAD_RECORDS == "stop" and isinstance(error, ValueError):
+                raise SystemExit(f"record {name} in {DATA_DIR}: {error}. "
+                                 'Fetch it again, or set BAD_RECORDS = "skip" to go on without it') from error
+            left_out[f"record: {name} {error}"] += 1
+            continue
+        segments, complete = cut_beats(record["signal"], record["sample"], SEGMENT)
+        known = symbol_labels(record["symbol"], CLASS_MAPS[CLASS_MAP]) >= 0
+        signals_file.append(segments[known[complete]])
+        records_file.append(record["signal"])
+        beats.append(beat_table(record))
+        kept.append(complete & known)
+        used[name], simulated = len(record["signal"]), simulated or record["simulated"]
+        left_out["beats: too near to the record's ends to fill a segment"] += int(np.sum(~complete))
+        left_out[f"beats: symbol not in the class map {CLASS_MAP!r}"] += int(np.sum(complete & ~known))
+        left_out.update({f"annotations: {symbol!r} is not a beat": n for symbol, n in record["non_beats"].items()})
+        if record["lead"] != LEAD:
+            left_out[f"record: {name} has no {LEAD}, its first signal {record['lead']} stands in"] += 1
+    if not used:
+        raise SystemExit(f"none of the {len(names)} records in {DATA_DIR} could be used")
+    return np.concatenate(beats), np.concatenate(kept), left_out, used, simulated
+
+
+def main():
+    check_choice("CLASS_MAP", CLASS_MAP, CLASS_MAPS)
+    check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
+    check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
+    check_folder(DATA_DIR, "https://physionet.org/content/mitdb/1.0.0/")
+    names = record_names(DATA_DIR, RECORDS)
+    outputs = [f"{NAME}_{part}.npy" for part in ("signals", "labels", "metadata", "records", "header")]
+
+    with new_files(*outputs) as (signals_path, labels_path, metadata_path, records_path, header_path):
+        signals_file, records_file = RowWriter(signals_path, (SEGMENT,), "<f4"), RowWriter(records_path, (), "<f4")
+        beats, kept, left_out, used, simulated = read_all(names, signals_file, records_file)
+        signals_file.close()
+        records_file.close()
+        verdict = check_published(beats, signals_file.rows, simulated)
+        beats = beats[kept]
+        labels = symbol_labels(beats["symbol"], CLASS_MAPS[CLASS_MAP])
+        header = one_row(dataset=NAME, class_map=CLASS_MAP, class_names=list(CLASS_MAPS[CLASS_MAP]), leads=[LEAD],
+                         sampling_rate=SAMPLING_RATE, simulated=simulated, record_names=list(used),
+                         record_samples=list(used.values()))
+        for path, array in ((labels_path, labels), (metadata_path, beats), (header_path, header)):
+            with open(path, "wb") as file:
+                np.save(file, array, allow_pickle=False)
+
+    print_report(beats, labels, left_out, used)
+    print(f"\n{verdict}" + ("\nSIMULATED data: no figure made from it is a result" if simulated else ""))
+    print(f"Wrote {', '.join(outputs)}")
+
+
+if __name__ == "__main__":
+    main()
