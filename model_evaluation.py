@@ -102,8 +102,9 @@ def show(value, digits=3):
 
 def protocol_of(checkpoint, rows):
     """Checkpoint, test rows -> dict that says what the figures were measured on."""
-    return {key: checkpoint[key] for key in ("dataset", "model", "task", "split", "leaks", "split_parts", "simulated",
-                                             "seed", "epoch", "class_names")} | {"test_rows": len(rows)}
+    return {key: checkpoint[key] for key in ("dataset", "model", "task", "split", "leaks", "simulated",
+                                             "seed", "epoch", "class_names")} | {
+        "split_parts": None if checkpoint["leaks"] else checkpoint["split_parts"], "test_rows": len(rows)}
 
 
 def warnings_of(checkpoint):
@@ -153,15 +154,17 @@ def plot_confusion(matrix, names, title, path):
 def choose_examples(wanted, probability, names):
     """(n, k) true membership and probabilities -> dict of class -> row: the correct one of median confidence.
 
-    Where the model finds no row of a class, the row nearest to it is taken; a class without rows is left out.
+    Rows of that class alone come first. Where none is correct, the most confident one is taken; a class without test
+    rows is left out.
     """
-    examples = {}
+    examples, alone = {}, wanted.sum(axis=1) == 1
     for index, name in enumerate(names):
-        rows = np.flatnonzero(wanted[:, index])
-        if len(rows):
-            right = rows[probability[rows].argmax(axis=1) == index]
-            ranked = (right if len(right) else rows)[np.argsort(probability[right if len(right) else rows, index])]
-            examples[name] = int(ranked[len(ranked) // 2] if len(right) else ranked[-1])
+        right = wanted[:, index] & (probability.argmax(axis=1) == index)
+        for rows, place in ((right & alone, .5), (right, .5), (wanted[:, index], 1)):
+            ranked = np.flatnonzero(rows)[np.argsort(probability[rows, index])]
+            if len(ranked):
+                examples[name] = int(ranked[int(place * (len(ranked) - 1))])
+                break
     return examples
 
 
@@ -183,7 +186,7 @@ def draw_ecg(axis, voltage, weight, sampling_rate, start):
     """(samples,) mV, (samples,) 0 to 1 -> trace on ECG paper, the weight as a band behind it."""
     seconds = start + np.arange(len(voltage)) / sampling_rate
     points = np.column_stack([seconds, voltage])
-    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1), array=weight[:-1], cmap="YlOrRd",
+    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1), array=weight[:-1], cmap="OrRd",
                           linewidths=7, capstyle="round", clim=(0, 1))
     axis.grid(which="both", color="#eec6c6", linewidth=.5)
     axis.xaxis.set_minor_locator(MultipleLocator(.04 if len(voltage) <= 2 * sampling_rate else .2))
@@ -204,8 +207,8 @@ def plot_saliency(net, checkpoint, data, inputs, rows, wanted, probability, titl
     examples = choose_examples(wanted, probability, names)
     drawn = [lead for lead in SALIENCY_LEADS if lead in leads] or leads[:1]
     single = len(drawn) == 1
-    figure = Figure(figsize=(3.2 * len(examples), 3.2) if single else (12, 1.35 * len(drawn) * len(examples)), layout="constrained")
-    axes = figure.subplots(*((1, len(examples)) if single else (len(examples) * len(drawn), 1)), squeeze=False).ravel()
+    figure = Figure(figsize=(3.2 * len(examples), 3.2) if single else (12, 1.2 * len(drawn) * len(examples)), layout="constrained")
+    axes = figure.subplots(*((1, len(examples)) if single else (len(examples) * len(drawn), 1)), squeeze=False, sharex=True).ravel()
     for k, (name, example) in enumerate(examples.items()):
         weight = saliency(net, checkpoint, *inputs, int(rows[example]), names.index(name))
         truth = " + ".join(names[i] for i in np.flatnonzero(wanted[example]))
@@ -218,7 +221,7 @@ def plot_saliency(net, checkpoint, data, inputs, rows, wanted, probability, titl
                                        f"gradient of {name}", fontsize=7 if single else 8)
     for axis in axes if single else axes[-1:]:
         axis.set_xlabel("time from the R peak (s)" if single else "time (s)", fontsize=8)
-    figure.colorbar(band, ax=axes.tolist(), label="size of the gradient (scaled to 1)", aspect=40)
+    figure.colorbar(band, ax=axes.tolist(), label="size of the gradient (scaled to 1)", fraction=.03, aspect=40, shrink=.8)
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=150, format="png")
 

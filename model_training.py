@@ -13,6 +13,7 @@ from types import SimpleNamespace
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
@@ -37,7 +38,7 @@ VALIDATION_FOLD, TEST_FOLD = 9, 10   # PTB-XL: strat_fold, the others train
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 
 # optimiser
-EPOCHS = {"mitbih": 8, "ptbxl": 25}
+EPOCHS = {"mitbih": 6, "ptbxl": 18}
 BATCH_SIZE = {"mitbih": 128, "ptbxl": 64}
 LEARNING_RATE = {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3}   # the peak of the one-cycle schedule
 WEIGHT_DECAY = 1e-2       # of AdamW
@@ -51,11 +52,11 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # What a model sees at a time, in samples: a MIT-BIH beat whole, a PTB-XL record in random crops of 2.5 s.
 CROP_SECONDS = {"mitbih": 1.0, "ptbxl": 2.5}
 ARCHITECTURE = {
-    "mitbih": {"cnn": {"widths": [32, 64, 64, 128], "stem_kernel": 11, "stem_stride": 3},
-               "lstm": {"width": 64, "stem_stride": 3, "layers": 1},
+    "mitbih": {"cnn": {"widths": [32, 48, 64, 96], "stem_kernel": 11, "stem_stride": 4},
+               "lstm": {"width": 48, "stem_stride": 3, "layers": 1},
                "mlp": {"widths": [256, 128]}},
     "ptbxl": {"cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
-              "lstm": {"width": 128, "stem_stride": 2, "layers": 2},
+              "lstm": {"width": 96, "stem_stride": 2, "layers": 1},
               "mlp": {"widths": [512, 256]}},
 }
 
@@ -97,7 +98,7 @@ def load_dataset(dataset):
 def split_rows(data, split, parts, seed):
     """Dataset, "inter_patient" or "random", checkpoint's parts, seed -> dict of train, validation, test row numbers.
 
-    parts names the records (MIT-BIH) or folds (PTB-XL) of each side; a random split has None and follows the seed.
+    parts names the records (MIT-BIH) or folds (PTB-XL) of each side; a random split follows the seed instead.
     """
     if split == "random":
         rows = np.random.default_rng(seed).permutation(len(data.signals))
@@ -108,9 +109,7 @@ def split_rows(data, split, parts, seed):
 
 
 def split_parts(data):
-    """Dataset -> dict of side -> its records or folds, from the constants; None for a random split."""
-    if SPLIT == "random":
-        return None
+    """Dataset -> dict of side -> its records or folds in the inter-patient split, from the constants."""
     if data.name == "ptbxl":
         train = [fold for fold in range(1, 11) if fold not in (VALIDATION_FOLD, TEST_FOLD)]
         return {"train": train, "validation": [VALIDATION_FOLD], "test": [TEST_FOLD]}
@@ -157,14 +156,19 @@ def targets_of(data, task):
 
 # ---- Inputs ----
 
+def record_rows(metadata):
+    """(n,) metadata -> list of the row numbers of each record."""
+    _, number = np.unique(metadata["record"], return_inverse=True)
+    return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+
+
 def relative_beats(signals, metadata):
     """(n, 1, samples) float32 mV -> (n, 2, samples): the beat in units of its record's median beat, and the difference.
 
     The median beat of a record needs no labels, but all of the record's beats: an offline analysis, as in a Holter.
     """
     relative = np.empty((len(signals), 2, signals.shape[2]), np.float32)
-    for record in np.unique(metadata["record"]):
-        rows = np.flatnonzero(metadata["record"] == record)
+    for rows in record_rows(metadata):
         beats = signals[rows, 0] - np.median(signals[rows, 0], axis=1, keepdims=True)   # without its baseline
         median = np.median(beats, axis=0)
         height = max(np.ptp(median), 0.1)   # mV; a flat record is not blown up
@@ -173,24 +177,25 @@ def relative_beats(signals, metadata):
 
 
 def rhythm_features(metadata):
-    """Metadata with rr_window (n, 2k) s -> (n, 17) float32: RR intervals, absolute and relative. NaN becomes 0 or 1 s.
+    """Metadata with rr_window (n, 2k) s -> (n, 17) float32 that describe the rhythm around each beat, without labels.
 
-    Relative to the record's median (log ratio, the 5 before and the 5 after the beat), to their mean, to each other.
+    Log ratios of the 5 intervals before and the 5 after the beat to the record's median interval; of the intervals
+    around the beat to each other and to the mean of those before; the two intervals in s; how irregular they are.
+    An interval beyond the record's ends counts as the median one.
     """
     window = metadata["rr_window"].astype(np.float64)
     half = window.shape[1] // 2
-    median = np.ones(len(window))
-    for record in np.unique(metadata["record"]):
-        rows = metadata["record"] == record
-        median[rows] = np.nanmedian(window[rows]) if np.isfinite(window[rows]).any() else 1.0
-    window = np.where(np.isfinite(window), window, median[:, None]).clip(0.1, 5)
-    previous, following = window[:, half - 1], window[:, half]
-    local = window[:, :half - 1].mean(axis=1)
-    spread = np.log(window[:, :half - 1]).std(axis=1)   # is the rhythm irregular, as in atrial fibrillation?
-    logs = np.log(window[:, half - 5:half + 5] / median[:, None])
-    others = [np.log(previous / local), np.log(following / local), np.log(following / previous), previous, following,
-              np.log(local / median), spread]
-    return np.column_stack([logs, *others]).astype(np.float32)
+    median = np.ones((len(window), 1))
+    for rows in record_rows(metadata):
+        known = window[rows][np.isfinite(window[rows])]
+        median[rows] = np.median(known) if len(known) else 1.0
+    window = np.where(np.isfinite(window), window, median).clip(0.1, 5)
+    before, previous, following = window[:, :half - 1], window[:, half - 1], window[:, half]
+    mean = before.mean(axis=1)
+    return np.column_stack([
+        np.log(window[:, half - 5:half + 5] / median), np.log(previous / mean), np.log(following / mean),
+        np.log(following / previous), np.log(mean / median[:, 0]), previous, following, np.log(before).std(axis=1),
+    ]).astype(np.float32)
 
 
 def make_inputs(data, leads, record_relative, rhythm):
@@ -403,7 +408,7 @@ def fit(net, signals, features, targets, sides, task, crop, device):
     batch_size, epochs = min(BATCH_SIZE[DATASET], len(sides["train"])), EPOCHS[DATASET]
     steps = epochs * (len(sides["train"]) // batch_size)
     peak = LEARNING_RATE[MODEL]
-    optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY)
+    optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps)
     classes = net.head[-1].out_features
     loss_function = make_loss(task, targets, sides["train"], classes, device)
@@ -495,6 +500,7 @@ def plot_history(history, best_epoch, title, path):
     right.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
     for axis, label in ((left, "loss"), (right, "validation score")):
         axis.set(xlabel="epoch", ylabel=label)
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.legend(frameon=False)
     figure.suptitle(title)
     figure.savefig(path, dpi=150, format="png")
@@ -520,7 +526,7 @@ def make_net(data, signals, features, rows, crop):
     return net, arguments
 
 
-def describe(data, net, **results):
+def describe(data, net, settings, **results):
     """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
     text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads")}
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
@@ -530,6 +536,7 @@ def describe(data, net, **results):
             "weights": {name: tensor.cpu() for name, tensor in net.state_dict().items()},
             "normalisation": {"mean": net.normalise_signals.mean.tolist(), "spread": net.normalise_signals.spread.tolist()},
             "split": SPLIT, "leaks": SPLIT == "random", "split_rows": len(data.labels), "seed": SEED,
+            "segment": data.signals.shape[2], "rr_neighbours": data.metadata["rr_window"].shape[1] // 2 if settings["rhythm"] else 0,
             "constants": constants(), "versions": versions, **results}
 
 
@@ -555,11 +562,13 @@ def main():
     signals, features, targets, net = (x.to(device) for x in (signals, features, targets, net))
     history, epoch = fit(net, signals, features, targets, sides, task, crop, device)
 
-    logits = predict(net, signals, features, sides["validation"], crop)
-    thresholds = best_thresholds(probabilities(logits, task), targets[sides["validation"]].cpu().numpy())
+    thresholds = None   # multiclass: the most probable class
+    if task == "multilabel":
+        logits = predict(net, signals, features, sides["validation"], crop)
+        thresholds = best_thresholds(probabilities(logits, task), targets[sides["validation"]].cpu().numpy())
     name = f"{DATASET}_{MODEL}"
     title = f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "") + (", simulated data" if data.header["simulated"] else "")
-    checkpoint = describe(data, net, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
+    checkpoint = describe(data, net, settings, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
                           thresholds=thresholds, epoch=epoch, history=history)
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
         torch.save(checkpoint, model_path)

@@ -1,0 +1,44 @@
+"""Fixtures: small simulated databases, and a working folder with everything that the preprocess scripts write."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import preprocess_mitbih  # noqa: E402
+import preprocess_ptbxl  # noqa: E402
+import simulate  # noqa: E402
+
+MITBIH = "mit-bih-arrhythmia-database-1.0.0"
+PTBXL = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """An empty working folder, which the test runs in."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def arrays(tmp_path_factory):
+    """A folder with the .npy files of 48 records of 40 s and of 300 PTB-XL records. Link it, do not change it."""
+    folder = tmp_path_factory.mktemp("arrays")
+    simulate.write_mitbih(folder / MITBIH, seconds=40)
+    simulate.write_ptbxl(folder / PTBXL, records=300)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        preprocess_mitbih.main()
+        preprocess_ptbxl.main()
+    return folder
+
+
+@pytest.fixture
+def prepared(work, arrays):
+    """A working folder with links to the .npy files of both simulated databases."""
+    for path in arrays.glob("*.npy"):
+        (work / path.name).symlink_to(path)
+    return work

@@ -1,0 +1,283 @@
+"""model_training.py: splits that do not leak, inputs, models, checkpoints, bad input."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import f1_score
+
+import model_training as stage
+
+COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in ("cnn", "lstm", "mlp")]
+
+
+@pytest.fixture
+def quick(monkeypatch):
+    """A function that trains one combination for an epoch or two -> its checkpoint."""
+    def train(dataset="mitbih", model="mlp", epochs=1, **constants):
+        for name, value in {"DATASET": dataset, "MODEL": model, "EPOCHS": {dataset: epochs}, **constants}.items():
+            monkeypatch.setattr(stage, name, value)
+        stage.main()
+        return torch.load(f"{dataset}_{model}_model.pth", weights_only=True)
+    return train
+
+
+# ---- Split ----
+
+def test_mitbih_split_is_de_chazals_with_validation_patients_out_of_ds1(prepared):
+    data = stage.load_dataset("mitbih")
+    parts = stage.split_parts(data)
+    sides = stage.split_rows(data, "inter_patient", parts, 0)
+    ds1 = "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230".split()
+    ds2 = "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234".split()
+    assert sorted(parts["train"] + parts["validation"]) == ds1 and sorted(parts["test"]) == ds2
+    for side in sides:
+        assert set(data.metadata["record"][sides[side]]) == set(parts[side])
+    used = np.concatenate(list(sides.values()))
+    assert len(np.unique(used)) == len(used) and not {"102", "104", "107", "217"} & set(data.metadata["record"][used])
+
+
+def test_ptbxl_split_is_by_fold(prepared):
+    data = stage.load_dataset("ptbxl")
+    sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
+    folds = {side: sorted(set(data.metadata["fold"][rows].tolist())) for side, rows in sides.items()}
+    assert folds == {"train": [1, 2, 3, 4, 5, 6, 7, 8], "validation": [9], "test": [10]}
+
+
+def test_a_patient_on_two_sides_stops_the_run(prepared):
+    data = stage.load_dataset("ptbxl")
+    sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
+    assert stage.check_patients(data, sides, "inter_patient") == "no patient is on two sides"
+    data.metadata["patient"][sides["test"][0]] = data.metadata["patient"][sides["train"][0]]
+    with pytest.raises(SystemExit, match="two sides of the split"):
+        stage.check_patients(data, sides, "inter_patient")
+
+
+def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared, monkeypatch):
+    data = stage.load_dataset("mitbih")
+    sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
+    assert "201 (train) and 202 (test) are one patient" in stage.check_patients(data, sides, "inter_patient")
+    monkeypatch.setattr(stage, "EXCLUDED_RECORDS", ["202"])
+    sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
+    assert "202" not in data.metadata["record"][sides["test"]]
+    assert stage.check_patients(data, sides, "inter_patient") == "no patient is on two sides"
+
+
+def test_random_split_uses_every_row_once_and_says_that_it_leaks(prepared, quick, capsys):
+    data = stage.load_dataset("mitbih")
+    sides = stage.split_rows(data, "random", None, 3)
+    assert sorted(np.concatenate(list(sides.values())).tolist()) == list(range(len(data.labels)))
+    checkpoint = quick(SPLIT="random")
+    assert "LEAKY SPLIT" in capsys.readouterr().out and checkpoint["leaks"] is True
+
+
+def test_multiclass_keeps_records_with_exactly_one_superclass(prepared):
+    data = stage.load_dataset("ptbxl")
+    sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
+    count = data.metadata["superclasses"].sum(axis=1)
+    for task, rows in (("multiclass", count == 1), ("multilabel", count >= 1)):
+        kept = np.concatenate(list(stage.task_rows(data, task, sides).values()))
+        assert sorted(kept.tolist()) == np.flatnonzero(rows).tolist()
+
+
+# ---- Inputs ----
+
+def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
+    rng = np.random.default_rng(0)
+    signals = rng.normal(size=(20, 1, 360)).astype(np.float32)
+    metadata = np.zeros(20, [("record", "U3")])
+    metadata["record"] = ["a"] * 12 + ["b"] * 8
+    relative = stage.relative_beats(signals, metadata)
+    scaled = signals.copy()
+    scaled[:12] = 3 * scaled[:12] + 0.7
+    np.testing.assert_allclose(stage.relative_beats(scaled, metadata), relative, atol=1e-5)
+    beats = signals[12:, 0] - np.median(signals[12:, 0], axis=1, keepdims=True)
+    np.testing.assert_allclose(relative[12:, 1] * np.ptp(np.median(beats, axis=0)), beats - np.median(beats, axis=0), atol=1e-5)
+
+
+def test_rhythm_features_are_finite_and_see_a_premature_beat():
+    metadata = np.zeros(3, [("record", "U1"), ("rr_window", "f4", 20)])
+    metadata["record"], metadata["rr_window"] = "a", 0.8
+    metadata["rr_window"][1, 9], metadata["rr_window"][1, 10] = 0.4, 1.2
+    metadata["rr_window"][2, 10:] = np.nan
+    features = stage.rhythm_features(metadata)
+    assert np.isfinite(features).all()
+    np.testing.assert_allclose(features[1, 4:6], np.log([.5, 1.5]), rtol=1e-5)   # previous and next over the median
+    np.testing.assert_allclose(features[0, :14], 0, atol=1e-6)
+
+
+def test_statistics_are_those_of_the_training_rows():
+    values = torch.randn(3000, 4, 50) * torch.tensor([1., 2, 3, 4])[:, None] + 1
+    rows = np.arange(0, 3000, 3)
+    mean, spread = stage.channel_statistics(values, rows)
+    np.testing.assert_allclose(mean, values[rows].mean((0, 2)), rtol=1e-4)
+    np.testing.assert_allclose(spread, values[rows].transpose(0, 1).flatten(1).std(1), rtol=1e-3)
+
+
+# ---- Models ----
+
+@pytest.mark.parametrize("dataset, model", COMBINATIONS)
+def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, model):
+    torch.manual_seed(0)
+    net = stage.MODELS[model](leads=2, samples=250, features=3, classes=5, **stage.ARCHITECTURE[dataset][model])
+    signals, features = torch.randn(4, 2, 250, requires_grad=True), torch.randn(4, 3, requires_grad=True)
+    logits = net(signals, features)
+    assert logits.shape == (4, 5)
+    logits.square().sum().backward()
+    assert signals.grad.abs().sum() > 0 and features.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_predict_is_the_mean_over_half_overlapping_crops():
+    torch.manual_seed(0)
+    net = stage.CNN(leads=2, samples=250, features=0, classes=3, **stage.ARCHITECTURE["ptbxl"]["cnn"]).eval()
+    signals, features = torch.randn(7, 2, 1000), torch.zeros(7, 0)
+    assert stage.crop_starts(1000, 250) == [0, 125, 250, 375, 500, 625, 750]
+    with torch.no_grad():
+        expected = sum(net(signals[:, :, s:s + 250], features) for s in range(0, 751, 125)) / 7
+    rows = np.array([6, 1, 3])
+    torch.testing.assert_close(stage.predict(net, signals, features, rows, 250, batch=8), expected[rows])
+
+
+def test_thresholds_have_the_best_f1():
+    rng = np.random.default_rng(0)
+    targets = rng.integers(0, 2, (300, 2))
+    probability = np.clip(targets * .3 + rng.random((300, 2)) * .7, 0, 1)
+    for k, threshold in enumerate(stage.best_thresholds(probability, targets)):
+        best = max(f1_score(targets[:, k], probability[:, k] >= cut) for cut in np.unique(probability[:, k]))
+        assert f1_score(targets[:, k], probability[:, k] >= threshold) == pytest.approx(best)
+
+
+# ---- Training and checkpoint ----
+
+@pytest.mark.parametrize("dataset, model", COMBINATIONS)
+def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, dataset, model):
+    saved = quick(dataset, model)
+    checkpoint, net = stage.load_checkpoint(dataset, model)
+    data = stage.load_dataset(dataset)
+    stage.check_dataset(checkpoint, data)
+    rows = np.arange(20)
+    signals, features = stage.make_inputs(data, **checkpoint["inputs"])
+    first = stage.predict(net, signals, features, rows, checkpoint["crop"])
+    second = stage.predict(stage.build_net(saved), signals, features, rows, saved["crop"])
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert checkpoint["simulated"] and not checkpoint["leaks"]
+    assert {"class_names", "sampling_rate", "split_parts", "thresholds", "seed", "constants", "versions"} <= set(checkpoint)
+    assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
+
+
+def test_the_seed_repeats_a_run_exactly(prepared, quick):
+    first, second, other = quick(), quick(), quick(SEED=1)
+    assert all(torch.equal(first["weights"][k], second["weights"][k]) for k in first["weights"])
+    assert any(not torch.equal(first["weights"][k], other["weights"][k]) for k in first["weights"])
+
+
+def test_the_best_epoch_is_the_one_kept(prepared, quick):
+    checkpoint = quick(epochs=4)
+    scores = [row["validation_score"] for row in checkpoint["history"]]
+    assert checkpoint["epoch"] == 1 + int(np.argmax(scores))
+
+
+def test_training_stops_early(prepared, quick, monkeypatch):
+    scores = iter([.5, .4, .3, .2, .1])
+    monkeypatch.setattr(stage, "validation_score", lambda *_: next(scores))
+    checkpoint = quick(epochs=5, PATIENCE=2)
+    assert len(checkpoint["history"]) == 3 and checkpoint["epoch"] == 1
+
+
+def test_a_model_learns_the_simulated_classes(prepared, quick):
+    checkpoint = quick(model="mlp", epochs=8, BATCH_SIZE={"mitbih": 32})
+    assert max(row["validation_score"] for row in checkpoint["history"]) > .8   # chance: .33
+
+
+def test_multiclass_ptbxl_and_one_lead(prepared, quick):
+    checkpoint = quick("ptbxl", "cnn", TASK="multiclass", LEADS=["II"])
+    assert checkpoint["task"] == "multiclass" and checkpoint["inputs"]["leads"] == ["II"]
+    assert checkpoint["model_arguments"]["leads"] == 1
+
+
+# ---- Bad input ----
+
+def message_of(error):
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.parametrize("name, value", [("DATASET", "mit"), ("MODEL", "cnnn"), ("TASK", "both"), ("SPLIT", "patient"), ("DEVICE", "tpu")])
+def test_unknown_constants_are_named(work, monkeypatch, name, value):
+    monkeypatch.setattr(stage, name, value)
+    with pytest.raises(SystemExit, match=f"{name} = '{value}': expected one of"):
+        stage.main()
+
+
+def break_array(work, name, change):
+    """Replaces a link to an .npy file by a changed copy."""
+    array = np.load(work / name, allow_pickle=False)
+    (work / name).unlink()
+    np.save(work / name, change(array))
+
+
+def with_nan(array):
+    array[5] = np.nan
+    return array
+
+
+ARRAYS = {
+    "mitbih_signals.npy is not in this folder": lambda work: (work / "mitbih_signals.npy").unlink(),
+    "expected float32 signals and one label a row": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a[:-1]),
+    "do not belong together": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: a[:-1]),
+    "expected float32 signals": lambda work: break_array(work, "mitbih_signals.npy", lambda a: a.astype(float)),
+    "NaN or infinite": lambda work: break_array(work, "mitbih_signals.npy", with_nan),
+    "mitbih_header.npy is damaged": lambda work: (work / "mitbih_header.npy").unlink() or (work / "mitbih_header.npy").write_bytes(b"no"),
+    "mitbih_labels.npy is damaged": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a.astype(object)),
+    "lacks fields": lambda work: break_array(work, "mitbih_header.npy", lambda a: a[["class_names", "leads"]]),
+}
+
+
+@pytest.mark.parametrize("message", ARRAYS)
+def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(prepared, quick, message):
+    quick()
+    before = (prepared / "mitbih_mlp_model.pth").read_bytes()
+    ARRAYS[message](prepared)
+    with pytest.raises(SystemExit, match=message) as error:
+        stage.main()
+    assert "preprocess_mitbih.py" in message_of(error)
+    assert (prepared / "mitbih_mlp_model.pth").read_bytes() == before
+
+
+class Malice:
+    def __reduce__(self):
+        return open, ("hacked", "w")
+
+
+def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(prepared, quick):
+    quick()
+    path = prepared / "mitbih_mlp_model.pth"
+    with pytest.raises(SystemExit, match="mitbih_lstm_model.pth is not in this folder"):
+        stage.load_checkpoint("mitbih", "lstm")
+    (prepared / "mitbih_cnn_model.pth").write_bytes(path.read_bytes())
+    with pytest.raises(SystemExit, match="holds a mlp trained on mitbih"):
+        stage.load_checkpoint("mitbih", "cnn")
+    for content in (path.read_bytes()[:5000], b"", b"junk"):
+        path.write_bytes(content)
+        with pytest.raises(SystemExit, match="damaged or not a checkpoint") as error:
+            stage.load_checkpoint("mitbih", "mlp")
+        assert 'MODEL = "mlp"' in message_of(error)
+    torch.save({"weights": Malice()}, path)
+    with pytest.raises(SystemExit, match="damaged or not a checkpoint"):
+        stage.load_checkpoint("mitbih", "mlp")
+    assert not (prepared / "hacked").exists()
+
+
+def test_a_checkpoint_of_other_data_is_refused_with_both_values(prepared, quick):
+    checkpoint = quick()
+    data = stage.load_dataset("mitbih")
+    with pytest.raises(SystemExit, match="sampling_rate = 250, the .npy files have 360"):
+        stage.check_dataset(checkpoint | {"sampling_rate": 250}, data)
+    with pytest.raises(SystemExit, match="random split of 7 rows"):
+        stage.check_dataset(checkpoint | {"split": "random", "split_rows": 7}, data)
+
+
+def test_validation_records_must_be_in_ds1(prepared, monkeypatch):
+    monkeypatch.setattr(stage, "VALIDATION_RECORDS", ["114", "100"])
+    with pytest.raises(SystemExit, match="VALIDATION_RECORDS names 100"):
+        stage.main()

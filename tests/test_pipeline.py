@@ -1,0 +1,84 @@
+"""The five scripts as a user runs them: from the shell, in order, in one folder."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import demo
+import simulate
+from conftest import MITBIH, PTBXL
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def shell(folder, script, *changes):
+    """Runs a script with some constants edited, as a user would -> completed process."""
+    if changes:
+        copies = folder / "scripts"
+        copies.mkdir(exist_ok=True)
+        for path in ROOT.glob("*.py"):
+            (copies / path.name).write_text(path.read_text())
+        text = (copies / script).read_text()
+        for old, new in changes:
+            assert text.count(old) == 1, old
+            text = text.replace(old, new)
+        (copies / script).write_text(text)
+    return subprocess.run([sys.executable, (copies if changes else ROOT) / script], cwd=folder, capture_output=True, text=True)
+
+
+def test_demo_runs_from_end_to_end(work, monkeypatch, capfd):
+    monkeypatch.setattr(demo, "MITBIH_SECONDS", 40)
+    monkeypatch.setattr(demo, "PTBXL_RECORDS", 120)
+    demo.main()
+    out = capfd.readouterr().out
+    assert "summary of a run on SIMULATED data" in out
+    assert {path.name for path in (work / "demo").iterdir() if path.is_file()} == {
+        "SIMULATED.txt", "mitbih_signals.npy", "mitbih_labels.npy", "mitbih_metadata.npy", "mitbih_records.npy",
+        "mitbih_header.npy", "ptbxl_signals.npy", "ptbxl_labels.npy", "ptbxl_metadata.npy", "ptbxl_header.npy",
+        "mitbih_cnn_model.pth", "mitbih_cnn_training.png", "mitbih_cnn_metrics.json", "mitbih_cnn_confusion.png",
+        "mitbih_cnn_saliency.png", "mitbih_to_ptbxl_cnn_cross.json", "mitbih_to_ptbxl_cnn_cross.png"}
+    assert json.loads((work / "demo" / "mitbih_cnn_metrics.json").read_text())["protocol"]["simulated"] is True
+
+
+def test_the_other_direction_by_editing_constants(prepared):
+    train = shell(prepared, "model_training.py", ('DATASET = "mitbih"', 'DATASET = "ptbxl"'), ('MODEL = "cnn"', 'MODEL = "mlp"'),
+                  ('"ptbxl": 18}', '"ptbxl": 1}'))
+    assert train.returncode == 0, train.stderr
+    evaluate = shell(prepared, "model_evaluation.py", ('DATASET = "mitbih"', 'DATASET = "ptbxl"'), ('MODEL = "cnn"', 'MODEL = "mlp"'))
+    assert evaluate.returncode == 0, evaluate.stderr
+    cross = shell(prepared, "cross_dataset_validation.py", ('PRETRAINED_DATASET = "mitbih"', 'PRETRAINED_DATASET = "ptbxl"'),
+                  ('TEST_DATASET = "ptbxl"', 'TEST_DATASET = "mitbih"'), ('MODEL = "cnn"', 'MODEL = "mlp"'))
+    assert cross.returncode == 0, cross.stderr
+    assert (prepared / "ptbxl_to_mitbih_mlp_cross.json").is_file()
+
+
+@pytest.mark.parametrize("script", ["preprocess_mitbih.py", "preprocess_ptbxl.py", "model_training.py", "model_evaluation.py",
+                                    "cross_dataset_validation.py"])
+def test_in_an_empty_folder_every_script_says_what_is_missing(work, script):
+    done = shell(work, script)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1 and str(list(work.iterdir())) == "[]"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_read_only_folder_is_named(work):
+    simulate.write_mitbih(work / MITBIH, records=("101",), seconds=20)
+    work.chmod(0o500)
+    done = shell(work, "preprocess_mitbih.py")
+    work.chmod(0o700)
+    assert done.returncode == 1 and "cannot write" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_labels_do_not_depend_on_the_hash_seed(work):
+    simulate.write_ptbxl(work / PTBXL, records=40)
+    labels = []
+    for seed in ("1", "2"):
+        done = subprocess.run([sys.executable, ROOT / "preprocess_ptbxl.py"], cwd=work, env={**os.environ, "PYTHONHASHSEED": seed},
+                              capture_output=True)
+        assert done.returncode == 0
+        labels.append([(work / f"ptbxl_{part}.npy").read_bytes() for part in ("labels", "metadata", "header")])
+    assert labels[0] == labels[1]

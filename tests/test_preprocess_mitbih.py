@@ -1,0 +1,213 @@
+"""preprocess_mitbih.py on simulated records whose beats are known by construction."""
+
+import shutil
+
+import numpy as np
+import pytest
+import wfdb
+
+import preprocess_mitbih as stage
+import simulate
+from conftest import MITBIH
+
+RECORDS = ("101", "102", "114", "118")
+
+
+@pytest.fixture
+def database(work):
+    """Four records of 20 s -> dict of record -> (samples, symbols) of all annotations."""
+    return simulate.write_mitbih(work / MITBIH, records=RECORDS, seconds=20)
+
+
+def load(part):
+    return np.load(f"mitbih_{part}.npy", allow_pickle=False)
+
+
+def test_every_complete_beat_is_a_row_and_nothing_else(database):
+    stage.main()
+    metadata = load("metadata")
+    expected = [(record, int(sample), symbol) for record, (samples, symbols) in database.items()
+                for sample, symbol in zip(samples, symbols)
+                if symbol in stage.BEATS and 180 <= sample <= 20 * 360 - 180]
+    assert [(str(m["record"]), int(m["sample"]), str(m["symbol"])) for m in metadata] == expected
+    assert load("signals").shape == (len(expected), 360) and load("signals").dtype == np.float32
+    names = load("header")["class_names"][0].tolist()
+    assert [names[label] for label in load("labels")] == [
+        next(name for name, symbols in stage.CLASS_MAPS["aami"].items() if symbol in symbols) for _, _, symbol in expected]
+    assert load("labels").dtype == np.int64
+
+
+@pytest.mark.parametrize("record, lead", [("101", "MLII"), ("114", "MLII"), ("102", "V5")])
+def test_signals_are_the_lead_by_name_in_millivolts(database, record, lead):
+    stage.main()
+    metadata, signals = load("metadata"), load("signals")
+    rows = np.flatnonzero(metadata["record"] == record)
+    physical, fields = wfdb.rdsamp(f"{MITBIH}/{record}")
+    voltage = physical[:, fields["sig_name"].index(lead)].astype(np.float32)
+    for row in rows:
+        sample = metadata["sample"][row]
+        np.testing.assert_array_equal(signals[row], voltage[sample - 180:sample + 180])
+    assert set(metadata["lead"][rows]) == {lead}
+
+
+def test_the_whole_leads_lie_end_to_end(database):
+    stage.main()
+    header, records = load("header")[0], load("records")
+    assert header["record_names"].tolist() == list(RECORDS) and header["record_samples"].tolist() == [7200] * 4
+    physical, _ = wfdb.rdsamp(f"{MITBIH}/114", channel_names=["MLII"])
+    np.testing.assert_array_equal(records[2 * 7200:3 * 7200], physical[:, 0].astype(np.float32))
+
+
+def test_rr_intervals_count_every_beat_of_the_record(database):
+    stage.main()
+    metadata = load("metadata")
+    for record, (samples, symbols) in database.items():
+        beats = [s for s, symbol in zip(samples, symbols) if symbol in stage.BEATS]
+        for row in metadata[metadata["record"] == record]:
+            k = beats.index(row["sample"])
+            previous = (beats[k] - beats[k - 1]) / 360 if k else np.nan
+            following = (beats[k + 1] - beats[k]) / 360 if k + 1 < len(beats) else np.nan
+            np.testing.assert_allclose([row["rr_previous"], row["rr_next"]], [previous, following], rtol=1e-6)
+            assert row["rr_window"].shape == (20,)
+            np.testing.assert_array_equal(row["rr_window"][[9, 10]], [row["rr_previous"], row["rr_next"]])
+
+
+def test_rr_window_is_nan_beyond_the_record():
+    window = stage.rr_window(np.array([360, 720, 1440]), 2, 360)
+    np.testing.assert_array_equal(window, np.array(
+        [[np.nan, np.nan, 1, 2], [np.nan, 1, 2, np.nan], [1, 2, np.nan, np.nan]], np.float32))
+
+
+def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, monkeypatch, capsys):
+    monkeypatch.setattr(stage, "LEAD_ABSENT", "skip")
+    stage.main()
+    assert "102" not in load("metadata")["record"]
+    assert "102 has no lead MLII, only V5, V2" in capsys.readouterr().out
+
+
+def test_class_maps_are_the_published_ones():
+    aami = {symbol: name for name, symbols in stage.CLASS_MAPS["aami"].items() for symbol in symbols}
+    assert aami == {**dict.fromkeys("NLRej", "N"), **dict.fromkeys("AaJS", "S"), **dict.fromkeys("VE", "V"), "F": "F",
+                    **dict.fromkeys("/fQ", "Q")}
+    assert set(aami) == set(stage.BEATS)
+    clinical = {symbol for symbols in stage.CLASS_MAPS["clinical"].values() for symbol in symbols}
+    assert clinical == set(stage.BEATS) - {"Q"}
+
+
+def test_clinical_classes_leave_out_unclassifiable_beats(database, monkeypatch):
+    path = f"{MITBIH}/101"
+    annotation = wfdb.rdann(path, "atr")
+    annotation.symbol[5] = "Q"
+    wfdb.wrann("101", "atr", annotation.sample, annotation.symbol, write_dir=MITBIH)
+    monkeypatch.setattr(stage, "CLASS_MAP", "clinical")
+    stage.main()
+    assert annotation.sample[5] not in load("metadata")["sample"][load("metadata")["record"] == "101"]
+    assert load("header")["class_names"][0].tolist() == list(stage.CLASS_MAPS["clinical"])
+
+
+def test_the_split_is_complete_and_disjoint():
+    subsets = [set(names.split()) for names in stage.SUBSETS.values()]
+    assert [len(s) for s in subsets] == [22, 22, 4] and len(set.union(*subsets)) == 48
+
+
+def published_beats():
+    """A table with as many beats of each class and subset as the real database has."""
+    symbols = {"N": "N", "S": "A", "V": "V", "F": "F", "Q": "Q"}
+    counts = {**stage.PUBLISHED, "paced": [a - b - c for a, b, c in zip(*(stage.PUBLISHED[k] for k in ("all", "DS1", "DS2")))]}
+    rows = []
+    for subset, records in stage.SUBSETS.items():
+        names = records.split()
+        rows += [(names[0], symbol) for symbol, n in zip(symbols.values(), counts[subset]) for _ in range(n)]
+        rows += [(name, None) for name in names[1:]]
+    table = np.zeros(len(rows), [("record", "U8"), ("symbol", "U1")])
+    table["record"], table["symbol"] = [r for r, _ in rows], [s or "+" for _, s in rows]
+    return table
+
+
+def test_published_counts_are_compared_to_the_beat(monkeypatch):
+    monkeypatch.setattr(stage, "count_classes", lambda symbols: tuple(int(np.sum(symbols == s)) for s in "NAVFQ"))
+    table = published_beats()
+    assert "Equal to the published counts" in stage.check_published(table, stage.PUBLISHED_SEGMENTS, False)
+    assert "Not compared" in stage.check_published(table, stage.PUBLISHED_SEGMENTS, True)
+    assert "Not compared" in stage.check_published(table[table["record"] == "101"], 1, False)
+    table["symbol"][np.flatnonzero(table["symbol"] == "A")[0]] = "N"
+    with pytest.raises(SystemExit, match="differ from the published counts"):
+        stage.check_published(table, stage.PUBLISHED_SEGMENTS, False)
+
+
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
+
+
+def replace(path, old, new, count=1):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new, count))
+
+
+def put_invalid_sample(folder):
+    record = wfdb.rdrecord(str(folder / "118"), physical=False)
+    record.d_signal[100, 0] = -2048   # format 212's mark of an invalid sample
+    wfdb.wrsamp("118", 360, record.units, record.sig_name, d_signal=record.d_signal, fmt=record.fmt,
+                adc_gain=record.adc_gain, baseline=record.baseline, write_dir=str(folder))
+
+
+DAMAGES = {
+    "no such folder": lambda folder: shutil.rmtree(folder),
+    "RECORDS is missing": lambda folder: (folder / "RECORDS").unlink(),
+    "118.dat is missing": lambda folder: (folder / "118.dat").unlink(),
+    "118.hea is missing": lambda folder: (folder / "118.hea").unlink(),
+    "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
+    "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
+    "118.*sampled at 250": lambda folder: replace(folder / "118.hea", " 360 ", " 250 "),
+    "118.*(fit together|checksums)": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
+    "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
+    "118.*units": lambda folder: replace(folder / "118.hea", "/mV", "/uV", 2) if "/mV" in (folder / "118.hea").read_text()
+    else replace(folder / "118.hea", "200.0(1024)", "200.0(1024)/uV", 2),
+    "118.*1 samples of lead MLII are invalid": put_invalid_sample,
+    "118.*header": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
+    "118.*annotation": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
+}
+
+
+@pytest.mark.parametrize("message", DAMAGES)
+def test_bad_input_stops_with_one_sentence_and_keeps_earlier_outputs(database, work, monkeypatch, message):
+    stage.main()
+    before = {path.name: path.read_bytes() for path in work.glob("*.npy")}
+    DAMAGES[message](work / MITBIH)
+    with pytest.raises(SystemExit, match=f"(?s){message}") as error:
+        stage.main()
+    assert "\n" not in str(error.value)
+    assert {path.name: path.read_bytes() for path in work.glob("*.npy*")} == before
+
+
+def test_bad_record_can_be_skipped_and_is_counted(database, work, monkeypatch, capsys):
+    (work / MITBIH / "118.dat").unlink()
+    monkeypatch.setattr(stage, "BAD_RECORDS", "skip")
+    stage.main()
+    assert set(load("metadata")["record"]) == {"101", "102", "114"}
+    assert "record: 118" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name, value", [("CLASS_MAP", "amii"), ("LEAD_ABSENT", "no"), ("BAD_RECORDS", "?")])
+def test_unknown_constants_are_named(work, monkeypatch, name, value):
+    monkeypatch.setattr(stage, name, value)
+    with pytest.raises(SystemExit, match=f"{name} = {value!r}: expected one of".replace("?", r"\?")):
+        stage.main()
+
+
+def test_row_writer_equals_numpy_save(work):
+    rows = np.random.default_rng(0).normal(size=(1234, 3, 5)).astype(np.float32)
+    writer = stage.RowWriter("rows.npy", (3, 5), "<f4")
+    for part in np.array_split(rows, 7):
+        writer.append(part)
+    writer.close()
+    np.testing.assert_array_equal(np.load("rows.npy", mmap_mode="r"), rows)
+
+
+def test_new_files_vanish_after_an_error(work):
+    (work / "a").write_text("old")
+    with pytest.raises(RuntimeError), stage.new_files("a", "b") as (a, b):
+        a.write_text("new")
+        raise RuntimeError
+    assert [(p.name, p.read_text()) for p in work.iterdir()] == [("a", "old")]
