@@ -17,13 +17,13 @@ from types import SimpleNamespace
 import numpy as np
 from matplotlib.figure import Figure
 from scipy.signal import resample_poly
+from scipy.special import logit
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from tqdm import tqdm
 from wfdb.processing import xqrs_detect
 
-from model_evaluation import ratio, show, warnings_of
-from model_training import (load_array, load_checkpoint, load_dataset, make_inputs, predict, probabilities,
-                            split_parts, split_rows)
+from model_evaluation import check_dataset, load_checkpoint, ratio, show, warnings_of
+from model_training import load_array, load_dataset, make_inputs, predict, probabilities, split_parts
 from preprocess_mitbih import check_choice, cut_beats, new_files, rr_window
 
 # data and model
@@ -162,7 +162,8 @@ def abnormal_probability(checkpoint, net, inputs):
 def score_strips(checkpoint, net, strips):
     """Checkpoint, net, strips -> ((n,) scores, NaN for a strip without a usable beat; what was adapted, as sentences)."""
     columns, sentence = match_leads(strips.leads, checkpoint["inputs"]["leads"])
-    signals = resample(strips.signals[:, columns], strips.rate, checkpoint["sampling_rate"])
+    needed, place = np.unique(columns, return_inverse=True)
+    signals = resample(strips.signals[:, needed], strips.rate, checkpoint["sampling_rate"])[:, place]
     adapted = [sentence, f"sampling rate: {strips.rate} to {checkpoint['sampling_rate']} Hz"]
     if checkpoint["dataset"] == "ptbxl":
         crop = checkpoint["crop"] / checkpoint["sampling_rate"]
@@ -239,11 +240,13 @@ def plot_report(inside, outside, names, title, path):
     axes[0].set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-.01, 1.01), ylim=(-.01, 1.01))
     axes[0].legend(frameon=False, loc="lower right", fontsize=8, title="circle: threshold of the source", title_fontsize=8)
     for axis, result, name in zip(axes[1:], (inside, outside), names):
-        for label, color, text in ((0, "0.75", "normal"), (1, "#08519c", "abnormal")):
-            axis.hist(result.scores[result.abnormal == label], bins=np.linspace(0, 1, 41), density=True, alpha=.7,
-                      color=color, label=text)
-        axis.axvline(result.threshold, color="black", linestyle="--", linewidth=.9, label="threshold")
-        axis.set(xlabel="probability of abnormal", ylabel="density of strips", title=name)
+        for label, color, text in ((0, "0.7", "normal"), (1, "#08519c", "abnormal")):
+            odds = logit(result.scores[result.abnormal == label].clip(1e-4, 1 - 1e-4))
+            axis.hist(odds, bins=np.linspace(-9.5, 9.5, 77), density=True, alpha=.65, color=color, label=text)
+        axis.axvline(logit(np.clip(result.threshold, 1e-4, 1 - 1e-4)), color="black", linestyle="--", linewidth=.9, label="threshold")
+        axis.set(xlabel="probability of abnormal", ylabel="density of strips (by log odds)", title=name)
+        axis.set_xticks(logit([1e-4, .001, .01, .1, .5, .9, .99, .999]), ["≤.0001", ".001", ".01", ".1", ".5", ".9", ".99", ".999"],
+                        fontsize=7)
         axis.legend(frameon=False, fontsize=8)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, format="png")
@@ -259,12 +262,15 @@ def main():
         raise SystemExit(f"PRETRAINED_DATASET and TEST_DATASET are both {TEST_DATASET}: model_evaluation.py does that")
     checkpoint, net = load_checkpoint(PRETRAINED_DATASET, MODEL)
     source, target = load_dataset(PRETRAINED_DATASET), load_dataset(TEST_DATASET)
+    check_dataset(checkpoint, source)
     print(f"{MODEL} trained on {PRETRAINED_DATASET}, tested on {TEST_DATASET}: is a strip of {STRIP_SECONDS} s abnormal?")
 
     validation = measure(checkpoint, net, strips_of(source, checkpoint["split_parts"], "validation"))
     inside = measure(checkpoint, net, strips_of(source, checkpoint["split_parts"], "test"), validation.threshold)
     outside = measure(checkpoint, net, strips_of(target, split_parts(target), "test"), validation.threshold)
     warnings = warnings_of(checkpoint)
+    if target.header["simulated"] and not checkpoint["simulated"]:
+        warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
     print_report(inside, outside)
     print(f"\nThreshold {validation.threshold:.3f} from {len(validation.abnormal):,} validation strips of {PRETRAINED_DATASET}")
     print(*warnings, sep="\n")

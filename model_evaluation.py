@@ -17,8 +17,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from sklearn.metrics import average_precision_score, confusion_matrix, roc_auc_score
 
-from model_training import (check_dataset, crop_logits, load_checkpoint, load_dataset, make_inputs, predict,
-                            probabilities, split_rows, targets_of, task_rows)
+import model_training
+from model_training import (crop_logits, load_dataset, make_inputs, predict, probabilities, split_rows, targets_of,
+                            task_rows)
 from preprocess_mitbih import check_choice, new_files
 
 # data and model: the checkpoint {DATASET}_{MODEL}_model.pth decides everything else
@@ -28,6 +29,44 @@ MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 # pictures
 SALIENCY_LEADS = ["II", "V2", "V5"]   # the leads of a 12-lead record that are drawn
 SMOOTHING = 0.02          # s, width of the moving average over the gradient
+
+
+# ---- Load a checkpoint ----
+
+def build_net(checkpoint):
+    """Checkpoint dict -> the net with its weights, ready for `predict`."""
+    net = model_training.MODELS[checkpoint["model"]](**checkpoint["model_arguments"])
+    net.load_state_dict(checkpoint["weights"])
+    return net.eval()
+
+
+def load_checkpoint(dataset, model):
+    """Names -> (checkpoint dict, net). Stops with one sentence when the file is missing, damaged or another's."""
+    name = f"{dataset}_{model}_model.pth"
+    make = f'Make it with DATASET = "{dataset}" and MODEL = "{model}": python model_training.py'
+    try:
+        checkpoint = torch.load(name, map_location="cpu", weights_only=True)
+        net = build_net(checkpoint)
+    except FileNotFoundError:
+        raise SystemExit(f"{name} is not in this folder. {make}") from None
+    except Exception as error:   # torch raises errors of many kinds on damaged files
+        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({str(error)[:100]}). {make}") from error
+    if (checkpoint["dataset"], checkpoint["model"]) != (dataset, model):
+        raise SystemExit(f"{name} holds a {checkpoint['model']} trained on {checkpoint['dataset']}. {make}")
+    return checkpoint, net
+
+
+def check_dataset(checkpoint, data):
+    """Stops the run when the .npy files are not of the kind that the checkpoint was trained on."""
+    found = {"dataset": data.name, "class_names": [str(c) for c in data.header["class_names"]],
+             "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"])}
+    for key, value in found.items():
+        if checkpoint[key] != value:
+            raise SystemExit(f"the checkpoint was trained with {key} = {checkpoint[key]}, the .npy files have {value}. "
+                             "Run the preprocess script again with the checkpoint's setting, or train again")
+    if checkpoint["split"] == "random" and checkpoint["split_rows"] != len(data.labels):
+        raise SystemExit(f"the checkpoint was trained on a random split of {checkpoint['split_rows']} rows, the .npy "
+                         f"files have {len(data.labels)}. Train again")
 
 
 # ---- Metrics ----
@@ -179,7 +218,8 @@ def saliency(net, checkpoint, signals, features, row, target):
     gradient = x.grad[0].sum(dim=0, keepdim=True) if checkpoint["inputs"]["record_relative"] else x.grad[0]
     width = max(1, round(SMOOTHING * checkpoint["sampling_rate"]))
     size = np.stack([np.convolve(lead, np.ones(width) / width, mode="same") for lead in gradient.abs().numpy()])
-    return size / max(size.max(), 1e-12)
+    unseen = checkpoint["segment"] - size.shape[1]   # the ends of a segment that the model does not see
+    return np.pad(size / max(size.max(), 1e-12), ((0, 0), (unseen // 2, unseen - unseen // 2)))
 
 
 def draw_ecg(axis, voltage, weight, sampling_rate, start):

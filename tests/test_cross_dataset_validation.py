@@ -119,7 +119,7 @@ def test_one_lead_model_and_leaky_checkpoint_are_named(run, prepared):
 
 def test_scores_of_a_beat_model_do_not_depend_on_other_strips(run, prepared):
     run("mitbih", "ptbxl", "mlp")
-    checkpoint, net = model_training.load_checkpoint("mitbih", "mlp")
+    checkpoint, net = stage.load_checkpoint("mitbih", "mlp")
     data = model_training.load_dataset("mitbih")
     few, many = (stage.score_strips(checkpoint, net, stage.mitbih_strips(data, names))[0]
                  for names in (["100"], ["100", "119", "232"]))

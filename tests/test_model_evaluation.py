@@ -103,12 +103,13 @@ def test_saliency_is_the_gradient(monkeypatch, relative):
     channels = 2 if relative else 1
     net = model_training.MLP(leads=channels, samples=40, features=0, classes=3, widths=[16]).double().eval()
     signals, features = torch.randn(1, channels, 40).double(), torch.zeros(1, 0).double()
-    checkpoint = {"crop": 40, "inputs": {"record_relative": relative}, "sampling_rate": 360}
+    checkpoint = {"crop": 40, "inputs": {"record_relative": relative}, "sampling_rate": 360, "segment": 50}
     found = stage.saliency(net, checkpoint, signals, features, 0, 1)
     with torch.no_grad():
         step = torch.eye(40).double()[:, None] * 1e-5   # the beat's voltage moves both channels
         difference = (net(signals + step, features.expand(40, 0)) - net(signals, features))[:, 1].abs()
-    np.testing.assert_allclose(found[0], (difference / difference.max()).numpy(), atol=1e-3)
+    np.testing.assert_allclose(found[0, 5:45], (difference / difference.max()).numpy(), atol=1e-3)
+    assert found.shape == (1, 50) and not found[0, :5].any() and not found[0, 45:].any()
 
 
 @pytest.mark.parametrize("dataset, model, constants", [

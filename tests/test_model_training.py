@@ -5,6 +5,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
+import model_evaluation
 import model_training as stage
 
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in ("cnn", "lstm", "mlp")]
@@ -152,13 +153,13 @@ def test_thresholds_have_the_best_f1():
 @pytest.mark.parametrize("dataset, model", COMBINATIONS)
 def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, dataset, model):
     saved = quick(dataset, model)
-    checkpoint, net = stage.load_checkpoint(dataset, model)
+    checkpoint, net = model_evaluation.load_checkpoint(dataset, model)
     data = stage.load_dataset(dataset)
-    stage.check_dataset(checkpoint, data)
+    model_evaluation.check_dataset(checkpoint, data)
     rows = np.arange(20)
     signals, features = stage.make_inputs(data, **checkpoint["inputs"])
     first = stage.predict(net, signals, features, rows, checkpoint["crop"])
-    second = stage.predict(stage.build_net(saved), signals, features, rows, saved["crop"])
+    second = stage.predict(model_evaluation.build_net(saved), signals, features, rows, saved["crop"])
     torch.testing.assert_close(first, second, rtol=0, atol=0)
     assert checkpoint["simulated"] and not checkpoint["leaks"]
     assert {"class_names", "sampling_rate", "split_parts", "thresholds", "seed", "constants", "versions"} <= set(checkpoint)
@@ -229,6 +230,8 @@ ARRAYS = {
     "NaN or infinite": lambda work: break_array(work, "mitbih_signals.npy", with_nan),
     "mitbih_header.npy is damaged": lambda work: (work / "mitbih_header.npy").unlink() or (work / "mitbih_header.npy").write_bytes(b"no"),
     "mitbih_labels.npy is damaged": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a.astype(object)),
+    "expected int64 below 5": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a + 3),
+    "mitbih_metadata.npy lacks fields": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: np.zeros(len(a))),
     "lacks fields": lambda work: break_array(work, "mitbih_header.npy", lambda a: a[["class_names", "leads"]]),
 }
 
@@ -253,18 +256,18 @@ def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(prepared, quick)
     quick()
     path = prepared / "mitbih_mlp_model.pth"
     with pytest.raises(SystemExit, match="mitbih_lstm_model.pth is not in this folder"):
-        stage.load_checkpoint("mitbih", "lstm")
+        model_evaluation.load_checkpoint("mitbih", "lstm")
     (prepared / "mitbih_cnn_model.pth").write_bytes(path.read_bytes())
     with pytest.raises(SystemExit, match="holds a mlp trained on mitbih"):
-        stage.load_checkpoint("mitbih", "cnn")
+        model_evaluation.load_checkpoint("mitbih", "cnn")
     for content in (path.read_bytes()[:5000], b"", b"junk"):
         path.write_bytes(content)
         with pytest.raises(SystemExit, match="damaged or not a checkpoint") as error:
-            stage.load_checkpoint("mitbih", "mlp")
+            model_evaluation.load_checkpoint("mitbih", "mlp")
         assert 'MODEL = "mlp"' in message_of(error)
     torch.save({"weights": Malice()}, path)
     with pytest.raises(SystemExit, match="damaged or not a checkpoint"):
-        stage.load_checkpoint("mitbih", "mlp")
+        model_evaluation.load_checkpoint("mitbih", "mlp")
     assert not (prepared / "hacked").exists()
 
 
@@ -272,12 +275,19 @@ def test_a_checkpoint_of_other_data_is_refused_with_both_values(prepared, quick)
     checkpoint = quick()
     data = stage.load_dataset("mitbih")
     with pytest.raises(SystemExit, match="sampling_rate = 250, the .npy files have 360"):
-        stage.check_dataset(checkpoint | {"sampling_rate": 250}, data)
+        model_evaluation.check_dataset(checkpoint | {"sampling_rate": 250}, data)
     with pytest.raises(SystemExit, match="random split of 7 rows"):
-        stage.check_dataset(checkpoint | {"split": "random", "split_rows": 7}, data)
+        model_evaluation.check_dataset(checkpoint | {"split": "random", "split_rows": 7}, data)
 
 
 def test_validation_records_must_be_in_ds1(prepared, monkeypatch):
     monkeypatch.setattr(stage, "VALIDATION_RECORDS", ["114", "100"])
     with pytest.raises(SystemExit, match="VALIDATION_RECORDS names 100"):
+        stage.main()
+
+
+def test_a_side_without_rows_is_named(prepared, monkeypatch):
+    monkeypatch.setattr(stage, "DATASET", "ptbxl")
+    monkeypatch.setattr(stage, "VALIDATION_FOLD", 11)
+    with pytest.raises(SystemExit, match="no rows to use for validation"):
         stage.main()
