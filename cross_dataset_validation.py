@@ -5,9 +5,10 @@ Writes  {source}_to_{target}_{model}_cross.json   in-domain and cross-domain fig
         {source}_to_{target}_{model}_cross.png    both ROC curves with the operating point, and both score distributions
 Takes   one to two minutes on two cores.
 
-Both datasets are cut into strips of the same length, each strip is normal (0) or abnormal (1) by one table of names,
-and both are scored by the same function with the model's own head. Only the dataset differs. The threshold is chosen
-on validation strips of the source dataset; nothing is trained or chosen on the target.
+Both datasets become strips of the same length, each strip is normal (0) or abnormal (1) by one table of names, and both
+are scored by the same function with the model's own head. The threshold is chosen on validation strips of the source
+dataset; nothing is trained or chosen on the target. One difference of method remains: a beat model gets the annotated
+beats of MIT-BIH, but detected ones in PTB-XL, which has no annotations; the drop includes the detector's errors.
 """
 
 import json
@@ -32,14 +33,14 @@ TEST_DATASET = "ptbxl"          # target: the other one
 MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
 # what is compared
-STRIP_SECONDS = 10              # s: the length of a PTB-XL record; MIT-BIH records are cut into such strips
+STRIP_SECONDS = 10              # s: fixed by PTB-XL, whose records have this length; MIT-BIH is cut into such strips
 AGGREGATION = "mean"            # a strip's score from its beats' probabilities of abnormal: "mean" or "max"
 
 # The classes of each class map that mean normal; every other class means abnormal. AAMI's N also holds the bundle
 # branch blocks, which PTB-XL calls abnormal (CD): train with CLASS_MAP = "clinical" to keep them apart.
 NORMAL_CLASSES = {"aami": ["N"], "clinical": ["normal"], "superclasses": ["NORM"]}
 # What makes a strip of the data normal, whatever the model's classes are.
-NORMAL_SYMBOL = "N"             # MIT-BIH: every beat of the strip carries this symbol (not L, R, e, j, A, V, ...)
+NORMAL_SYMBOL = "N"             # MIT-BIH: every row of the strip carries this symbol (not L, R, e, j, A, V, ...)
 NORMAL_SUPERCLASS = "NORM"      # PTB-XL: the record has this superclass and no other
 # Names of the same lead. A 12-lead model gets the one lead of a one-lead record in all its inputs.
 SAME_LEAD = {"MLII": "II", "II": "MLII"}
@@ -58,7 +59,7 @@ def mitbih_strips(data, records):
     strips, no_beat, other_lead = [], 0, []
     for name, offset, samples in zip(data.header["record_names"], np.cumsum(lengths) - lengths, lengths):
         beats = data.metadata[data.metadata["record"] == name]
-        if name not in records:
+        if name not in records or len(beats) == 0:
             continue
         if beats["lead"][0] != data.header["leads"][0]:
             other_lead.append(str(name))
@@ -117,7 +118,7 @@ def match_leads(available, wanted):
         pairs = ", ".join(f"{available[column]} as {lead}" if available[column] != lead else lead
                           for column, lead in zip(columns, wanted))
         return columns, f"leads by name: {pairs}"
-    if len(available) == 1:
+    if len(available) == 1 and len(wanted) == 12:
         return [0] * len(wanted), f"one lead, {available[0]}, stands in for all {len(wanted)} of the model"
     absent = [lead for lead, column in zip(wanted, columns) if column is None]
     raise SystemExit(f"the model needs lead {', '.join(absent)}, the other dataset has {', '.join(available)}. "
@@ -135,15 +136,14 @@ def find_beats(signals, rate):
 
 def beat_dataset(signals, beats, checkpoint):
     """(n, samples) mV at the model's rate, n arrays of R peaks -> a dataset of beats, each strip in the role of a record."""
-    rate, neighbours = checkpoint["sampling_rate"], checkpoint["rr_neighbours"] or 10
     cut, windows, strip = [], [], []
     for number, (signal, peaks) in enumerate(zip(signals, beats)):
         segments, complete = cut_beats(signal, peaks, checkpoint["segment"])
         cut.append(segments)
-        windows.append(rr_window(peaks, neighbours, rate)[complete])
+        windows.append(rr_window(peaks, checkpoint["sampling_rate"])[complete])
         strip.append(np.full(len(segments), number))
     strip = np.concatenate(strip)
-    metadata = np.zeros(len(strip), [("record", "<i8"), ("rr_window", "<f4", (2 * neighbours,))])
+    metadata = np.zeros(len(strip), [("record", "<i8"), ("rr_window", "<f4", (20,))])
     metadata["record"], metadata["rr_window"] = strip, np.concatenate(windows)
     return SimpleNamespace(name=checkpoint["dataset"], signals=np.concatenate(cut)[:, None], metadata=metadata,
                            header={"leads": checkpoint["inputs"]["leads"]}), strip
@@ -180,7 +180,8 @@ def score_strips(checkpoint, net, strips):
     scores = np.full(len(signals), np.nan)
     for number in np.unique(strip):
         scores[number] = {"mean": np.mean, "max": np.max}[AGGREGATION](probability[strip == number])
-    return scores, [*adapted, f"beats: {found}; {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own "
+    seen = checkpoint["crop"] / checkpoint["sampling_rate"]
+    return scores, [*adapted, f"segment: the {seen:g} s around each beat, as in training", f"beats: {found}; {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own "
                               "median beat and interval are the reference"]
 
 
@@ -205,6 +206,9 @@ def measure(checkpoint, net, strips, threshold=None):
     scores, adapted = score_strips(checkpoint, net, strips)
     usable = np.isfinite(scores)
     abnormal, scores = strips.abnormal[usable], scores[usable]
+    if len(set(abnormal.tolist())) < 2:
+        raise SystemExit(f"beats were found in {len(abnormal)} of {len(strips.abnormal)} strips, which are not both normal and "
+                         "abnormal: nothing to measure")
     threshold = best_threshold(abnormal, scores) if threshold is None else threshold
     return SimpleNamespace(abnormal=abnormal, scores=scores, threshold=threshold, adapted=adapted,
                            metrics=binary_metrics(abnormal, scores, threshold),

@@ -31,6 +31,11 @@ SALIENCY_LEADS = ["II", "V2", "V5"]   # the leads of a 12-lead record that are d
 SMOOTHING = 0.02          # s, width of the moving average over the gradient
 
 
+# what a checkpoint must hold
+KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
+        "leaks", "split_parts", "split_rows", "seed", "task", "inputs", "crop", "thresholds", "epoch"}
+
+
 # ---- Load a checkpoint ----
 
 def build_net(checkpoint):
@@ -47,10 +52,13 @@ def load_checkpoint(dataset, model):
     try:
         checkpoint = torch.load(name, map_location="cpu", weights_only=True)
         net = build_net(checkpoint)
+        absent = KEYS - set(checkpoint)
+        if absent:
+            raise ValueError(f"it lacks {', '.join(sorted(absent))}")
     except FileNotFoundError:
         raise SystemExit(f"{name} is not in this folder. {make}") from None
     except Exception as error:   # torch raises errors of many kinds on damaged files
-        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({str(error)[:100]}). {make}") from error
+        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({' '.join(str(error).split())[:100]}). {make}") from error
     if (checkpoint["dataset"], checkpoint["model"]) != (dataset, model):
         raise SystemExit(f"{name} holds a {checkpoint['model']} trained on {checkpoint['dataset']}. {make}")
     return checkpoint, net
@@ -59,7 +67,8 @@ def load_checkpoint(dataset, model):
 def check_dataset(checkpoint, data):
     """Stops the run when the .npy files are not of the kind that the checkpoint was trained on."""
     found = {"dataset": data.name, "class_names": [str(c) for c in data.header["class_names"]],
-             "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"])}
+             "sampling_rate": int(data.header["sampling_rate"]), "segment": data.signals.shape[2],
+             "simulated": bool(data.header["simulated"])}
     for key, value in found.items():
         if checkpoint[key] != value:
             raise SystemExit(f"the checkpoint was trained with {key} = {checkpoint[key]}, the .npy files have {value}. "
@@ -67,6 +76,10 @@ def check_dataset(checkpoint, data):
     if checkpoint["split"] == "random" and checkpoint["split_rows"] != len(data.labels):
         raise SystemExit(f"the checkpoint was trained on a random split of {checkpoint['split_rows']} rows, the .npy "
                          f"files have {len(data.labels)}. Train again")
+    absent = set(checkpoint["split_parts"]["test"]) - set(data.metadata[model_training.GROUP[data.name]].tolist())
+    if absent:
+        raise SystemExit(f"the test rows {', '.join(sorted(map(str, absent)))} of the checkpoint's split are not in the .npy "
+                         "files. Run the preprocess script again on all records, or train again")
 
 
 # ---- Metrics ----
@@ -126,10 +139,9 @@ def multilabel_metrics(targets, probability, thresholds, names):
 
 def aami_metrics(labels, probability, records, names):
     """MIT-BIH, AAMI classes -> the field's mean F1, and the S class without record 232, which holds 75% of DS2's S."""
-    everything, rest = (multiclass_metrics(labels[rows], probability[rows], names)["classes"]
-                        for rows in (records != "", records != "232"))
-    return {"mean_f1_nsv": mean_of(everything, "f1", "NSV"), "mean_f1_nsvf": mean_of(everything, "f1", "NSVF"),
-            "S_without_record_232": rest["S"]}
+    classes, rest, s = multiclass_metrics(labels, probability, names)["classes"], records != "232", names.index("S")
+    return {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF"),
+            "S_without_record_232": class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s, probability[rest, s])}
 
 
 # ---- Report ----
@@ -149,7 +161,7 @@ def protocol_of(checkpoint, rows):
 def warnings_of(checkpoint):
     """Checkpoint -> the sentences that must stand beside every figure made with it."""
     return (["SIMULATED DATA: no figure is a result"] if checkpoint["simulated"] else []) + (
-        ["LEAKY RANDOM SPLIT: patients are in train and test"] if checkpoint["leaks"] else [])
+        ["LEAKY RANDOM SPLIT: the model was trained on the patients that it is tested on"] if checkpoint["leaks"] else [])
 
 
 def print_metrics(metrics):
@@ -246,13 +258,13 @@ def plot_saliency(net, checkpoint, data, inputs, rows, wanted, probability, titl
     names, leads, rate = checkpoint["class_names"], checkpoint["inputs"]["leads"], checkpoint["sampling_rate"]
     examples = choose_examples(wanted, probability, names)
     drawn = [lead for lead in SALIENCY_LEADS if lead in leads] or leads[:1]
-    single = len(drawn) == 1
+    single = checkpoint["dataset"] == "mitbih"   # beats side by side, 10 s records one below the other
     figure = Figure(figsize=(3.2 * len(examples), 3.2) if single else (12, 1.2 * len(drawn) * len(examples)), layout="constrained")
     axes = figure.subplots(*((1, len(examples)) if single else (len(examples) * len(drawn), 1)), squeeze=False, sharex=True).ravel()
     for k, (name, example) in enumerate(examples.items()):
         weight = saliency(net, checkpoint, *inputs, int(rows[example]), names.index(name))
         truth = " + ".join(names[i] for i in np.flatnonzero(wanted[example]))
-        guess = int(probability[example].argmax())
+        guess = int(probability[example].argmax())   # for multilabel the most probable superclass
         for axis, lead in zip(axes[k * len(drawn):], drawn):
             voltage = np.array(data.signals[rows[example], checkpoint["dataset_leads"].index(lead)])
             band = draw_ecg(axis, voltage, weight[leads.index(lead)], rate, -len(voltage) / rate / 2 if single else 0)
@@ -288,7 +300,7 @@ def main():
     sides = split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
     rows = task_rows(data, checkpoint["task"], sides)["test"]
     if len(rows) == 0:
-        raise SystemExit(f"{DATASET}_signals.npy has no test rows: {checkpoint['split_parts']['test']} are not in it")
+        raise SystemExit(f"{DATASET}_signals.npy has no test rows with a class: preprocess the complete dataset")
 
     inputs = make_inputs(data, **checkpoint["inputs"])
     targets = targets_of(data, checkpoint["task"])[rows].numpy()
@@ -304,7 +316,9 @@ def main():
     outputs = [f"{DATASET}_{MODEL}_{part}" for part in ("metrics.json", "confusion.png", "saliency.png")]
     with new_files(*outputs) as (json_path, confusion_path, saliency_path):
         json_path.write_text(json.dumps({"protocol": protocol_of(checkpoint, rows), **metrics}, indent=1) + "\n")
-        plot_confusion(metrics["confusion_matrix"], checkpoint["class_names"], title, confusion_path)
+        rows_shown = "" if checkpoint["task"] == "multiclass" else " with one superclass"
+        plot_confusion(metrics["confusion_matrix"], checkpoint["class_names"], title.replace("test rows", f"test rows{rows_shown}"),
+                       confusion_path)
         plot_saliency(net, checkpoint, data, inputs, rows, wanted, probability, title, saliency_path)
     print(f"Wrote {', '.join(outputs)}")
 

@@ -1,11 +1,12 @@
 """Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
 
 Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
-Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `checkpoint`)
+Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `describe`)
         {dataset}_{model}_training.png   loss and validation score by epoch
 Takes   2 minutes for MIT-BIH, 8 minutes for PTB-XL at 100 Hz, on two cores without a GPU.
 """
 
+import os
 import platform
 import time
 from types import SimpleNamespace
@@ -31,7 +32,7 @@ RHYTHM = True             # MIT-BIH: give the model the RR intervals around the 
 # split
 SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds) or "random", which leaks patients
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 kept for choosing the epoch
-EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of the patient who is also in DS1 (201)
+EXCLUDED_RECORDS = []     # MIT-BIH, inter_patient: ["202"] leaves out the test record of the patient who is also in DS1 (201)
 VALIDATION_FOLD, TEST_FOLD = 9, 10   # PTB-XL: strat_fold, the others train
 
 # model
@@ -42,10 +43,11 @@ EPOCHS = {"mitbih": 6, "ptbxl": 18}
 BATCH_SIZE = {"mitbih": 256, "ptbxl": 64}
 LEARNING_RATE = {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3}   # the peak of the one-cycle schedule
 WEIGHT_DECAY = 1e-2       # of AdamW
-CLASS_WEIGHT_POWER = 0.25 # multiclass: a class with count c weighs 1 / c^power; 0 for none, 1 for balanced
-SIGNAL_NOISE = {"mitbih": 2.5, "ptbxl": 0.0}   # added in training, in standard deviations of the signals: DS1 has few
-RHYTHM_NOISE = 0.3        # patients, and without noise a net learns them by heart; the same for the RR features
-PATIENCE = 10             # epochs without a better validation score before the run stops
+CLASS_WEIGHT_POWER = 0.25 # multiclass: a class with count c weighs 1 / c^power (a class below 0.1% like one of 0.1%)
+SIGNAL_NOISE = {"mitbih": 2.5, "ptbxl": 0.0}   # added in training, in standard deviations of the training rows: DS1 has
+                          # 17 training patients, and without noise a net learns them by heart
+RHYTHM_NOISE = 0.3        # the same for the RR features
+PATIENCE = 5              # epochs without a better validation score before the run stops
 
 # run
 SEED = 0                  # one seed, one result, on the CPU
@@ -63,7 +65,10 @@ ARCHITECTURE = {
 }
 
 
-GROUP = {"mitbih": "record", "ptbxl": "fold"}   # the metadata field that the inter-patient split goes by
+# The metadata fields that the inter-patient split goes by, and the others that are needed.
+GROUP = {"mitbih": "record", "ptbxl": "fold"}
+FIELDS = {"mitbih": {"record", "patient", "subset", "symbol", "sample", "lead", "rr_window"},
+          "ptbxl": {"fold", "patient", "superclasses"}}
 
 
 # ---- Load a dataset ----
@@ -91,7 +96,7 @@ def load_dataset(dataset):
         raise SystemExit(f"{dataset}: {len(signals)} signals, {len(labels)} labels, {len(metadata)} rows of metadata "
                          f"do not belong together. {again}")
     fields = {"class_names", "leads", "sampling_rate", "simulated", "class_map"}
-    if fields - set(header.dtype.names or ()) or {"patient", GROUP[dataset]} - set(metadata.dtype.names or ()):
+    if fields - set(header.dtype.names or ()) or FIELDS[dataset] - set(metadata.dtype.names or ()):
         raise SystemExit(f"{dataset}_header.npy or {dataset}_metadata.npy lacks fields. {again}")
     if labels.dtype != np.int64 or labels.min() < -1 or labels.max() >= header["class_names"].shape[1]:
         raise SystemExit(f"{dataset}_labels.npy holds {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 "
@@ -99,6 +104,9 @@ def load_dataset(dataset):
     if not all(np.isfinite(signals[i:i + 4096]).all() for i in range(0, len(signals), 4096)):
         raise SystemExit(f"{dataset}_signals.npy contains NaN or infinite samples. {again}")
     signals = signals[:, None] if signals.ndim == 2 else signals
+    if signals.shape[1] != header["leads"].shape[1] or (dataset == "ptbxl" and signals.shape[2] != 10 * header["sampling_rate"]):
+        raise SystemExit(f"{dataset}_signals.npy has shape {signals.shape}, the header says {header['leads'].shape[1]} leads "
+                         f"at {header['sampling_rate'][0]} Hz. {again}")
     return SimpleNamespace(name=dataset, signals=signals, labels=labels, metadata=metadata, header=header[0])
 
 
@@ -124,13 +132,21 @@ def split_parts(data):
         return {"train": train, "validation": [VALIDATION_FOLD], "test": [TEST_FOLD]}
     records = {subset: np.unique(data.metadata["record"][data.metadata["subset"] == subset]).tolist()
                for subset in ("DS1", "DS2")}
-    wrong = set(VALIDATION_RECORDS) - set(records["DS1"])
-    if wrong:
-        raise SystemExit(f"VALIDATION_RECORDS names {', '.join(sorted(wrong))}: expected records of DS1 that are in "
-                         f"mitbih_metadata.npy ({' '.join(records['DS1'])})")
-    keep = {side: [name for name in names if name not in EXCLUDED_RECORDS] for side, names in records.items()}
+    keep = {subset: [name for name in names if name not in EXCLUDED_RECORDS] for subset, names in records.items()}
     return {"train": [name for name in keep["DS1"] if name not in VALIDATION_RECORDS],
-            "validation": list(VALIDATION_RECORDS), "test": keep["DS2"]}
+            "validation": [name for name in keep["DS1"] if name in VALIDATION_RECORDS], "test": keep["DS2"]}
+
+
+def check_records(data):
+    """Stops the run when a constant names a MIT-BIH record that is not there or not in DS1."""
+    here = set(np.unique(data.metadata["record"]).tolist())
+    ds1 = set(np.unique(data.metadata["record"][data.metadata["subset"] == "DS1"]).tolist())
+    for name, value, allowed, what in (("VALIDATION_RECORDS", VALIDATION_RECORDS, ds1, "records of DS1"),
+                                       ("EXCLUDED_RECORDS", EXCLUDED_RECORDS, here, "records")):
+        wrong = [str(record) for record in value if record not in allowed]
+        if wrong:
+            raise SystemExit(f"{name} names {', '.join(wrong)}: expected {what} that are in mitbih_metadata.npy, as texts: "
+                             f"{' '.join(sorted(allowed))}")
 
 
 def check_patients(data, sides, split):
@@ -138,13 +154,13 @@ def check_patients(data, sides, split):
     patients = {side: set(np.unique(data.metadata["patient"][rows]).tolist()) for side, rows in sides.items()}
     shared = (patients["train"] & patients["validation"]) | ((patients["train"] | patients["validation"]) & patients["test"])
     if split == "random":
-        return (f"*** LEAKY SPLIT: {len(shared)} patients are in train, validation and test at once. The scores are "
-                "far too good, for comparison with older papers only ***")
+        return (f"*** LEAKY SPLIT: {len(shared)} patients are on two sides of it or three. The scores are far too good, "
+                "for comparison with older papers only ***")
     allowed = {"201"} if data.name == "mitbih" else set()   # 201 (DS1) and 202 (DS2), the standard split's known flaw
     if shared - allowed:
         raise SystemExit(f"patients {', '.join(sorted(shared - allowed)[:10])} are on two sides of the split. "
                          "Nothing was trained")
-    note = "; 201 (train) and 202 (test) are one patient, as in the standard split" if shared else ""
+    note = "; 201 (DS1) and 202 (DS2) are one patient, as in the standard split" if shared else ""
     return f"no patient is on two sides{note}"
 
 
@@ -269,7 +285,10 @@ class ResidualBlock(nn.Module):
 
 
 class Net(nn.Module):
-    """What the three models share: (n, leads, samples) mV and (n, features) -> (n, classes) logits."""
+    """What the three models share: (n, leads, samples) signals and (n, features) -> (n, classes) logits.
+
+    The signals are in mV, or with record-relative inputs two "leads" in heights of the median beat.
+    """
 
     def __init__(self, leads, features):
         super().__init__()
@@ -382,20 +401,23 @@ def make_loss(task, targets, rows, classes, device):
     """The training rows' targets -> loss function of (logits, targets)."""
     if task == "multilabel":
         return nn.BCEWithLogitsLoss()
-    counts = torch.bincount(targets[rows], minlength=classes).double()
+    counts = torch.bincount(targets[rows].cpu(), minlength=classes).double()
     weight = torch.where(counts > 0, counts.clamp_min(0.001 * counts.sum()) ** -CLASS_WEIGHT_POWER, 0.0)
     return nn.CrossEntropyLoss(weight=(weight / (weight * counts).sum() * counts.sum()).float().to(device))
 
 
-def validation_score(logits, targets, task, dataset):
-    """Logits and targets of the validation rows -> the number that picks the best epoch (higher is better)."""
+def validation_score(logits, targets, task, names):
+    """Logits and targets of the validation rows -> the number that picks the best epoch (higher is better).
+
+    Multilabel: macro AUC. Multiclass: mean F1 of N, S and V, or in other class maps of the classes with validation rows.
+    """
     if task == "multilabel":
         wanted = targets.numpy()
         present = [k for k in range(wanted.shape[1]) if 0 < wanted[:, k].sum() < len(wanted)]
         if not present:
             raise SystemExit("the validation rows have no superclass that some have and others have not: too few records")
         return float(np.mean([roc_auc_score(wanted[:, k], logits[:, k].numpy()) for k in present]))
-    classes = [0, 1, 2] if dataset == "mitbih" else list(range(logits.shape[1]))
+    classes = [i for i, name in enumerate(names) if name in ("N", "S", "V")] or np.unique(targets).tolist()
     return float(f1_score(targets, logits.argmax(dim=1), labels=classes, average="macro", zero_division=0))
 
 
@@ -422,27 +444,25 @@ def train_epoch(net, signals, features, targets, rows, crop, loss_function, opti
     return total.item() / batches
 
 
-def fit(net, signals, features, targets, sides, task, crop, device):
+def fit(net, signals, features, targets, sides, task, names, crop, device):
     """Trains the net in place and leaves the best epoch's weights in it -> (history of epochs, best epoch)."""
     batch_size, epochs = min(BATCH_SIZE[DATASET], len(sides["train"])), EPOCHS[DATASET]
     steps = epochs * (len(sides["train"]) // batch_size)
     peak = LEARNING_RATE[MODEL]
     optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=steps)
-    classes = net.head[-1].out_features
-    loss_function = make_loss(task, targets, sides["train"], classes, device)
+    loss_function = make_loss(task, targets, sides["train"], len(names), device)
     history, best = [], {"score": -1.0}
     print(f"{'epoch':>5}{'train loss':>12}{'val. loss':>12}{'val. score':>12}{'seconds':>9}")
     for epoch in range(1, epochs + 1):
         began = time.perf_counter()
         train_loss = train_epoch(net, signals, features, targets, sides["train"], crop, loss_function, optimiser,
                                  schedule, batch_size)
-        logits = predict(net, signals, features, sides["validation"], crop)
-        wanted = targets[sides["validation"]]
+        logits, wanted = predict(net, signals, features, sides["validation"], crop), targets[sides["validation"]].cpu()
         loss = loss_function(logits.to(device), wanted.to(device)).item()
-        score = validation_score(logits, wanted, task, DATASET)
-        if not np.isfinite(train_loss):
-            raise SystemExit(f"the loss is {train_loss} in epoch {epoch}: lower LEARNING_RATE or look at the signals")
+        if not np.isfinite([train_loss, loss]).all():
+            raise SystemExit(f"the loss is {train_loss}, in validation {loss}, after epoch {epoch}: lower LEARNING_RATE")
+        score = validation_score(logits, wanted, task, names)
         history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss, "validation_score": score})
         if score > best["score"]:
             best = {"score": score, "epoch": epoch, "weights": {k: v.detach().clone() for k, v in net.state_dict().items()}}
@@ -495,9 +515,23 @@ def plot_history(history, best_epoch, title, path):
 def input_settings(data):
     """Constants -> what make_inputs needs to know, as it travels in the checkpoint."""
     beats = data.name != "ptbxl"
+    if LEADS != "all" and (not isinstance(LEADS, (list, tuple)) or len(set(LEADS)) != len(LEADS) or not LEADS):
+        raise SystemExit(f'LEADS = {LEADS!r}: expected "all" or a list of different names')
     return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
             "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats,
             "window": round(CROP_SECONDS[data.name] * int(data.header["sampling_rate"])) if beats else None}
+
+
+def check_sizes(data, sides, crop):
+    """Stops the run where there is nothing to train with, or nowhere to write the result."""
+    for side in ("train", "validation"):
+        if len(sides[side]) < 2:
+            raise SystemExit(f"{len(sides[side])} rows to use for {side}: {data.name}_signals.npy has too few of that side")
+    if EPOCHS[data.name] < 1 or BATCH_SIZE[data.name] < 2:
+        raise SystemExit(f"EPOCHS = {EPOCHS}, BATCH_SIZE = {BATCH_SIZE}: expected at least 1 and at least 2")
+    crop_starts(data.signals.shape[2], crop)
+    if not os.access(".", os.W_OK):
+        raise SystemExit(f"the folder {os.getcwd()} cannot be written to: run the script in another one")
 
 
 def make_net(data, signals, features, rows, crop):
@@ -510,7 +544,7 @@ def make_net(data, signals, features, rows, crop):
     return net, arguments
 
 
-def describe(data, net, settings, **results):
+def describe(data, net, **results):
     """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
     text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads")}
     versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
@@ -520,7 +554,7 @@ def describe(data, net, settings, **results):
             "weights": {name: tensor.cpu() for name, tensor in net.state_dict().items()},
             "normalisation": {"mean": net.normalise_signals.mean.tolist(), "spread": net.normalise_signals.spread.tolist()},
             "split": SPLIT, "leaks": SPLIT == "random", "split_rows": len(data.labels), "seed": SEED,
-            "segment": data.signals.shape[2], "rr_neighbours": data.metadata["rr_window"].shape[1] // 2 if settings["rhythm"] else 0,
+            "segment": data.signals.shape[2],
             "constants": constants(), "versions": versions, **results}
 
 
@@ -533,21 +567,21 @@ def main():
 
     data = load_dataset(DATASET)
     task = TASK if DATASET == "ptbxl" else "multiclass"
+    if DATASET == "mitbih" and SPLIT == "inter_patient":
+        check_records(data)
     parts = split_parts(data)
     sides = task_rows(data, task, split_rows(data, SPLIT, parts, SEED))
-    for side in ("train", "validation"):
-        if len(sides[side]) == 0:
-            raise SystemExit(f"no rows to use for {side}: {DATASET}_signals.npy has none of {parts[side]}")
+    crop = round(CROP_SECONDS[DATASET] * int(data.header["sampling_rate"]))
+    check_sizes(data, sides, crop)
     print(f"{DATASET} {MODEL}, {task}, on {device}: " + ", ".join(f"{len(rows):,} {side}" for side, rows in sides.items()))
     print(check_patients(data, sides, SPLIT) + ("\nSIMULATED data" if data.header["simulated"] else ""))
 
     settings = input_settings(data)
     signals, features = make_inputs(data, **settings)
     targets = targets_of(data, task)
-    crop = round(CROP_SECONDS[DATASET] * int(data.header["sampling_rate"]))
     net, arguments = make_net(data, signals, features, sides["train"], crop)
     signals, features, targets, net = (x.to(device) for x in (signals, features, targets, net))
-    history, epoch = fit(net, signals, features, targets, sides, task, crop, device)
+    history, epoch = fit(net, signals, features, targets, sides, task, data.header["class_names"], crop, device)
 
     thresholds = None   # multiclass: the most probable class
     if task == "multilabel":
@@ -555,10 +589,11 @@ def main():
         thresholds = best_thresholds(probabilities(logits, task), targets[sides["validation"]].cpu().numpy())
     name = f"{DATASET}_{MODEL}"
     title = f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "") + (", simulated data" if data.header["simulated"] else "")
-    checkpoint = describe(data, net, settings, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
+    checkpoint = describe(data, net, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
                           thresholds=thresholds, epoch=epoch, history=history)
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
-        torch.save(checkpoint, model_path)
+        with open(model_path, "wb") as file:
+            torch.save(checkpoint, file)
         plot_history(history, epoch, title, plot_path)
     print(f"Kept epoch {epoch}. Wrote {name}_model.pth, {name}_training.png")
 

@@ -34,7 +34,6 @@ CLASS_MAP = "aami"        # "aami": N S V F Q of ANSI/AAMI EC57, or "clinical": 
 
 # segment
 SEGMENT = 360             # samples a beat, half of them before the R peak: 1 s
-RR_NEIGHBOURS = 10        # RR intervals kept on each side of a beat
 
 # Class name -> annotation symbols. "e" and "j" (escape beats) belong to N in EC57, not to S.
 CLASS_MAPS = {
@@ -135,17 +134,24 @@ def record_names(folder, records):
     if records == "all" and not listing.is_file():
         raise SystemExit(f"{listing} is missing: it lists the records, one name a line. "
                          "Fetch it, or name the records in the constant RECORDS")
-    names = listing.read_text().split() if records == "all" else list(records)
+    if isinstance(records, str) and records != "all":
+        raise SystemExit(f'RECORDS = {records!r}: expected "all" or a list of names')
+    names = listing.read_text().split() if records == "all" else [str(name) for name in records]
     if not names or len(set(names)) < len(names):
         raise SystemExit(f"RECORDS names {len(names)} records, {len(set(names))} different ones: "
                          "expected each record once, and at least one")
     return names
 
 
+class LeadAbsent(ValueError):
+    """A record without the wanted lead, which LEAD_ABSENT = "skip" leaves out."""
+
+
 def read_wfdb(path):
     """WFDB record -> (wfdb.Record, (samples, leads) float64 mV). ValueError when it is damaged or not in mV.
 
-    The header's checksums (the sum of a lead's samples, 16 bits) are compared with the samples.
+    The header's length is compared with the file's size (formats 212 and 16), and its checksums (the sum of a lead's
+    samples, 16 bits) with the samples.
     """
     for name in (f"{path}.hea", f"{path}.dat"):
         if not Path(name).is_file():
@@ -156,6 +162,10 @@ def read_wfdb(path):
         signals = record.dac()
     except Exception as error:  # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"the header and the signal file do not fit together or are damaged ({error})") from error
+    bits = sum({"212": 12, "16": 16}.get(form, 0) for form in record.fmt)
+    size, expected = Path(f"{path}.dat").stat().st_size, -(-record.sig_len * bits // 8)
+    if set(record.fmt) <= {"212", "16"} and not any(record.byte_offset) and size != expected:
+        raise ValueError(f"the .dat file has {size} bytes, the header's {record.sig_len} samples make {expected}")
     if any(checksums):
         raise ValueError("the samples do not add up to the checksums in the header: the .dat file is cut or damaged")
     if set(record.units) != {"mV"}:
@@ -172,7 +182,7 @@ def read_record(folder, name, lead, lead_absent, sampling_rate):
     if record.fs != sampling_rate:
         raise ValueError(f"sampled at {record.fs} Hz, SAMPLING_RATE says {sampling_rate} Hz")
     if lead not in record.sig_name and lead_absent == "skip":
-        raise LookupError(f"has no lead {lead}, only {', '.join(record.sig_name)}")
+        raise LeadAbsent(f"has no lead {lead}, only {', '.join(record.sig_name)}")
     index = record.sig_name.index(lead) if lead in record.sig_name else 0
     if np.isnan(signals[:, index]).any():
         raise ValueError(f"{np.isnan(signals[:, index]).sum()} samples of lead {record.sig_name[index]} are invalid (NaN)")
@@ -199,35 +209,35 @@ def read_annotations(path, samples):
 
 # ---- Beats ----
 
-def rr_window(sample, neighbours, sampling_rate):
-    """(k,) beat positions -> (k, 2 * neighbours) float32 s: the RR intervals before, then after each beat.
+def rr_window(sample, sampling_rate):
+    """(k,) beat positions -> (k, 20) float32 s: the ten RR intervals before, then the ten after each beat.
 
-    Column neighbours - 1 is the interval that ends at the beat, column neighbours the one that begins there.
-    NaN where the record has no such interval.
+    Column 9 is the interval that ends at the beat, column 10 the one that begins there. NaN where the record has no
+    such interval.
     """
-    edge = np.full(neighbours, np.nan)
+    edge = np.full(10, np.nan)
     rr = np.concatenate([edge, np.diff(sample) / sampling_rate, edge])
-    return np.lib.stride_tricks.sliding_window_view(rr, 2 * neighbours)[:len(sample)].astype(np.float32)
+    return np.lib.stride_tricks.sliding_window_view(rr, 20)[:len(sample)].astype(np.float32)
 
 
 def cut_beats(signal, sample, segment):
     """(samples,) lead, (k,) beat positions -> (m, segment) beats and the (k,) mask of those that fill a segment."""
-    complete = (sample >= segment // 2) & (sample + segment // 2 <= len(signal))
-    start = sample[complete] - segment // 2
-    return signal[start[:, None] + np.arange(segment)], complete
+    start = sample - segment // 2
+    complete = (start >= 0) & (start + segment <= len(signal))
+    return signal[start[complete, None] + np.arange(segment)], complete
 
 
 def beat_table(record):
     """Record dict -> (k,) structured metadata, one row for each annotated beat, complete or not."""
-    sample, rr = record["sample"], rr_window(record["sample"], RR_NEIGHBOURS, SAMPLING_RATE)
+    sample, rr = record["sample"], rr_window(record["sample"], SAMPLING_RATE)
     table = np.zeros(len(sample), [
         ("record", "U8"), ("patient", "U8"), ("subset", "U5"), ("lead", "U8"), ("sample", "<i8"), ("symbol", "U1"),
-        ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rr_window", "<f4", (2 * RR_NEIGHBOURS,))])
+        ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rr_window", "<f4", (20,))])
     table["record"], table["lead"] = record["name"], record["lead"]
     table["patient"] = SAME_PATIENT.get(record["name"], record["name"])
     table["subset"] = next((subset for subset, names in SUBSETS.items() if record["name"] in names.split()), "test")
     table["sample"], table["symbol"], table["rr_window"] = sample, record["symbol"], rr
-    table["rr_previous"], table["rr_next"] = rr[:, RR_NEIGHBOURS - 1], rr[:, RR_NEIGHBOURS]
+    table["rr_previous"], table["rr_next"] = rr[:, 9], rr[:, 10]
     return table
 
 
@@ -287,8 +297,8 @@ def read_all(names, signals_file, records_file):
     for name in tqdm(names, desc="records", unit="record", disable=None):
         try:
             record = read_record(DATA_DIR, name, LEAD, LEAD_ABSENT, SAMPLING_RATE)
-        except (ValueError, LookupError) as error:
-            if BAD_RECORDS == "stop" and isinstance(error, ValueError):
+        except ValueError as error:
+            if BAD_RECORDS == "stop" and not isinstance(error, LeadAbsent):
                 raise SystemExit(f"record {name} in {DATA_DIR}: {error}. "
                                  'Fetch it again, or set BAD_RECORDS = "skip" to go on without it') from error
             left_out[f"record: {name} {error}"] += 1

@@ -4,7 +4,8 @@ Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of 
 Writes  ptbxl_signals.npy    (n, 12, samples) float32  mV, 10 s, leads in the order of LEADS
         ptbxl_labels.npy     (n,) int64                one superclass a record, -1 for a record with none
         ptbxl_metadata.npy   (n,) structured           ecg_id, patient, fold, age, sex, superclasses (5,) int8 (the
-                                                       multi-label form), statements (71,) int8 likelihoods
+                                                       multi-label form), statements (71,) int8 likelihoods,
+                                                       one for each row of scp_statements.csv
         ptbxl_header.npy     (1,) structured           class names, statement names, leads, sampling rate
 Takes   15 seconds for the 21,799 records at 100 Hz.
 
@@ -40,7 +41,7 @@ def read_table(path, columns, index):
         table = pd.read_csv(path, index_col=index)
     except FileNotFoundError:
         raise SystemExit(f"{path} is missing: it is part of PTB-XL. Fetch it from https://physionet.org/content/ptb-xl/") from None
-    except (ValueError, pd.errors.ParserError, UnicodeDecodeError) as error:
+    except (ValueError, OSError) as error:   # pandas' parser errors are ValueErrors
         raise SystemExit(f"{path} cannot be read as a CSV file ({error}). Fetch it again") from error
     absent = sorted(set(columns) - set(table.columns))
     if absent or table.empty:
@@ -52,10 +53,13 @@ def parse_codes(text, ecg_id):
     """'{"NORM": 100.0, "SR": 0.0}' -> dict of statement -> likelihood in percent (0: likelihood unknown, not absent)."""
     try:
         codes = ast.literal_eval(text)
-        return {str(code): float(likelihood) for code, likelihood in codes.items()}
+        codes = {str(code): float(likelihood) for code, likelihood in codes.items()}
+        if all(0 <= likelihood <= 100 for likelihood in codes.values()):
+            return codes
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
-        raise SystemExit(f"ecg_id {ecg_id} in ptbxl_database.csv: scp_codes {str(text)[:60]!r} is not a dict of statement "
-                         "to likelihood. Fetch the file again") from None
+        pass   # the sentence below is about them all
+    raise SystemExit(f"ecg_id {ecg_id} in ptbxl_database.csv: scp_codes {str(text)[:60]!r} is not a dict of statement to "
+                     "likelihood from 0 to 100. Fetch the file again")
 
 
 def statement_matrix(codes, statements):
@@ -175,6 +179,8 @@ def read_metadata():
                        ["patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr"], "ecg_id")
     scp = read_table(Path(DATA_DIR) / "scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
     table, scp = table.sort_index(), scp.sort_index()
+    for column in ("patient_id", "age", "sex", "strat_fold"):
+        table[column] = pd.to_numeric(table[column], errors="coerce")
     if table.index.has_duplicates or not table["strat_fold"].isin(range(1, 11)).all() or table["patient_id"].isna().any():
         raise SystemExit("ptbxl_database.csv: expected each ecg_id once, a patient_id and a strat_fold of 1 to 10 in "
                          "every row. Fetch the file again")

@@ -61,8 +61,9 @@ def test_leads_are_matched_by_name():
     assert stage.match_leads(["V5", "MLII"], ["II"])[0] == [1]
     columns, sentence = stage.match_leads(["MLII"], twelve)
     assert columns == [0] * 12 and "stands in for all 12" in sentence
-    with pytest.raises(SystemExit, match="the model needs lead V9"):
-        stage.match_leads(twelve, ["V9"])
+    for available, wanted in ((twelve, ["V9"]), (["MLII"], ["V2"]), (["MLII"], ["II", "V5"])):
+        with pytest.raises(SystemExit, match=f"the model needs lead {wanted[-1]}"):
+            stage.match_leads(available, wanted)
 
 
 def test_beats_of_ptbxl_records_are_found(prepared):
@@ -75,8 +76,18 @@ def test_beats_of_ptbxl_records_are_found(prepared):
         assert min(near) > .3 * max(near)
 
 
-def test_a_strip_without_beats_has_no_score(prepared):
-    assert len(stage.find_beats(np.zeros((1, 3600), np.float32), 360)[0]) == 0
+def test_a_strip_without_beats_has_no_score_and_is_counted(run, prepared):
+    run("mitbih", "ptbxl", "mlp")
+    checkpoint, net = stage.load_checkpoint("mitbih", "mlp")
+    strips = stage.ptbxl_strips(model_training.load_dataset("ptbxl"), [9, 10])
+    expected, _ = stage.score_strips(checkpoint, net, strips)
+    strips.signals = strips.signals.copy()
+    strips.signals[3] = 0
+    scores, _ = stage.score_strips(checkpoint, net, strips)
+    assert np.isnan(scores[3])
+    np.testing.assert_allclose(np.delete(scores, 3), np.delete(expected, 3), atol=1e-5)
+    before = int(np.isnan(np.delete(expected, 3)).sum())
+    assert stage.measure(checkpoint, net, strips).left_out["strips without a usable beat"] == 1 + before
 
 
 def test_binary_metrics_equal_scikit_learn():

@@ -86,6 +86,11 @@ def test_s_without_record_232():
     assert found["mean_f1_nsv"] == pytest.approx(f1[:3].mean()) and found["mean_f1_nsvf"] == pytest.approx(f1[:4].mean())
 
 
+def test_s_without_record_232_where_it_is_the_only_record():
+    labels, probability = example()
+    assert stage.aami_metrics(labels, probability, np.full(400, "232"), NAMES)["S_without_record_232"]["f1"] is None
+
+
 def test_examples_are_correct_rows_of_median_confidence():
     probability = np.array([[.9, .1], [.8, .2], [.6, .4], [.3, .7], [.45, .55]])
     wanted = np.array([[1, 0], [1, 0], [1, 0], [1, 0], [1, 0]], bool)

@@ -56,7 +56,7 @@ def test_a_patient_on_two_sides_stops_the_run(prepared):
 def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared, monkeypatch):
     data = stage.load_dataset("mitbih")
     sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
-    assert "201 (train) and 202 (test) are one patient" in stage.check_patients(data, sides, "inter_patient")
+    assert "201 (DS1) and 202 (DS2) are one patient" in stage.check_patients(data, sides, "inter_patient")
     monkeypatch.setattr(stage, "EXCLUDED_RECORDS", ["202"])
     sides = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)
     assert "202" not in data.metadata["record"][sides["test"]]
@@ -156,11 +156,12 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, d
     checkpoint, net = model_evaluation.load_checkpoint(dataset, model)
     data = stage.load_dataset(dataset)
     model_evaluation.check_dataset(checkpoint, data)
-    rows = np.arange(20)
     signals, features = stage.make_inputs(data, **checkpoint["inputs"])
-    first = stage.predict(net, signals, features, rows, checkpoint["crop"])
-    second = stage.predict(model_evaluation.build_net(saved), signals, features, rows, saved["crop"])
-    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    sides = stage.split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
+    rows = stage.task_rows(data, checkpoint["task"], sides)["validation"]
+    logits = stage.predict(net, signals, features, rows, checkpoint["crop"])
+    score = stage.validation_score(logits, stage.targets_of(data, checkpoint["task"])[rows], checkpoint["task"], saved["class_names"])
+    assert score == saved["history"][saved["epoch"] - 1]["validation_score"]   # the weights are those of the best epoch
     assert checkpoint["simulated"] and not checkpoint["leaks"]
     assert {"class_names", "sampling_rate", "split_parts", "thresholds", "seed", "constants", "versions"} <= set(checkpoint)
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
@@ -172,10 +173,21 @@ def test_the_seed_repeats_a_run_exactly(prepared, quick):
     assert any(not torch.equal(first["weights"][k], other["weights"][k]) for k in first["weights"])
 
 
-def test_the_best_epoch_is_the_one_kept(prepared, quick):
+def test_the_best_epoch_is_the_one_kept(prepared, quick, monkeypatch):
+    scores, seen = iter([.1, .9, .5, .3]), []
+
+    def score(logits, *_):
+        seen.append(logits)
+        return next(scores)
+    monkeypatch.setattr(stage, "validation_score", score)
     checkpoint = quick(epochs=4)
-    scores = [row["validation_score"] for row in checkpoint["history"]]
-    assert checkpoint["epoch"] == 1 + int(np.argmax(scores))
+    assert checkpoint["epoch"] == 2
+    data = stage.load_dataset("mitbih")
+    rows = stage.split_rows(data, "inter_patient", checkpoint["split_parts"], 0)["validation"]
+    inputs = stage.make_inputs(data, **checkpoint["inputs"])
+    logits = stage.predict(model_evaluation.build_net(checkpoint), *inputs, rows, checkpoint["crop"])
+    torch.testing.assert_close(logits, seen[1], rtol=0, atol=0)
+    assert not torch.equal(logits, seen[3])
 
 
 def test_training_stops_early(prepared, quick, monkeypatch):
@@ -194,6 +206,21 @@ def test_multiclass_ptbxl_and_one_lead(prepared, quick):
     checkpoint = quick("ptbxl", "cnn", TASK="multiclass", LEADS=["II"])
     assert checkpoint["task"] == "multiclass" and checkpoint["inputs"]["leads"] == ["II"]
     assert checkpoint["model_arguments"]["leads"] == 1
+
+
+def test_clinical_classes_are_scored_by_those_that_the_validation_rows_have(prepared):
+    logits = torch.eye(7)[[1, 1, 4]] * 9
+    assert stage.validation_score(logits, torch.tensor([1, 1, 4]), "multiclass", ["normal", "LBBB"]) == 1
+    assert stage.validation_score(torch.eye(5)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 3]), "multiclass",
+                                  ["N", "S", "V", "F", "Q"]) == pytest.approx((2 / 3 + 2) / 3)
+
+
+def test_the_window_is_the_middle_of_the_beat(prepared):
+    data = stage.load_dataset("mitbih")
+    whole, _ = stage.make_inputs(data, ["MLII"], False, False, None)
+    middle, features = stage.make_inputs(data, ["MLII"], False, False, 180)
+    torch.testing.assert_close(middle, whole[:, :, 90:270])
+    assert features.shape == (len(whole), 0)
 
 
 # ---- Bad input ----
@@ -253,7 +280,7 @@ class Malice:
 
 
 def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(prepared, quick):
-    quick()
+    good = quick()
     path = prepared / "mitbih_mlp_model.pth"
     with pytest.raises(SystemExit, match="mitbih_lstm_model.pth is not in this folder"):
         model_evaluation.load_checkpoint("mitbih", "lstm")
@@ -265,6 +292,9 @@ def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(prepared, quick)
         with pytest.raises(SystemExit, match="damaged or not a checkpoint") as error:
             model_evaluation.load_checkpoint("mitbih", "mlp")
         assert 'MODEL = "mlp"' in message_of(error)
+    torch.save({name: value for name, value in good.items() if name != "inputs"}, path)
+    with pytest.raises(SystemExit, match="lacks inputs"):
+        model_evaluation.load_checkpoint("mitbih", "mlp")
     torch.save({"weights": Malice()}, path)
     with pytest.raises(SystemExit, match="damaged or not a checkpoint"):
         model_evaluation.load_checkpoint("mitbih", "mlp")
@@ -276,6 +306,8 @@ def test_a_checkpoint_of_other_data_is_refused_with_both_values(prepared, quick)
     data = stage.load_dataset("mitbih")
     with pytest.raises(SystemExit, match="sampling_rate = 250, the .npy files have 360"):
         model_evaluation.check_dataset(checkpoint | {"sampling_rate": 250}, data)
+    with pytest.raises(SystemExit, match="the test rows 999 of the checkpoint's split"):
+        model_evaluation.check_dataset(checkpoint | {"split_parts": {"test": ["100", "999"]}}, data)
     with pytest.raises(SystemExit, match="random split of 7 rows"):
         model_evaluation.check_dataset(checkpoint | {"split": "random", "split_rows": 7}, data)
 
@@ -286,8 +318,19 @@ def test_validation_records_must_be_in_ds1(prepared, monkeypatch):
         stage.main()
 
 
-def test_a_side_without_rows_is_named(prepared, monkeypatch):
-    monkeypatch.setattr(stage, "DATASET", "ptbxl")
-    monkeypatch.setattr(stage, "VALIDATION_FOLD", 11)
-    with pytest.raises(SystemExit, match="no rows to use for validation"):
-        stage.main()
+@pytest.mark.parametrize("constants, message", [
+    ({"VALIDATION_FOLD": 11}, "0 rows to use for validation"), ({"LEADS": "II"}, "LEADS = 'II': expected"),
+    ({"LEADS": ["II", "II"]}, "LEADS = "), ({"LEADS": ["V9"]}, "lead V9 is not in"), ({"EPOCHS": {"ptbxl": 0}}, "EPOCHS"),
+    ({"CROP_SECONDS": {"ptbxl": 20}}, "shorter than the 2000"), ({"LEARNING_RATE": {"mlp": 1e9}}, "the loss is")])
+def test_settings_that_cannot_work_are_named(prepared, quick, constants, message):
+    with pytest.raises(SystemExit, match=message):
+        quick("ptbxl", "mlp", **({"epochs": 3} if "EPOCHS" not in constants else {}), **{
+            name: value for name, value in constants.items() if name != "EPOCHS"}, **(
+            {"epochs": 0} if "EPOCHS" in constants else {}))
+
+
+def test_excluded_records_are_left_out_everywhere_and_must_exist(prepared, quick):
+    checkpoint = quick(EXCLUDED_RECORDS=["202", "114"])
+    assert not {"202", "114"} & {name for side in checkpoint["split_parts"].values() for name in side}
+    with pytest.raises(SystemExit, match="EXCLUDED_RECORDS names 202"):
+        quick(EXCLUDED_RECORDS=[202])

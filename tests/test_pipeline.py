@@ -82,3 +82,28 @@ def test_labels_do_not_depend_on_the_hash_seed(work):
         assert done.returncode == 0
         labels.append([(work / f"ptbxl_{part}.npy").read_bytes() for part in ("labels", "metadata", "header")])
     assert labels[0] == labels[1]
+
+
+def test_clinical_classes_and_500_hz_through_training_evaluation_and_both_directions(work, monkeypatch):
+    import cross_dataset_validation
+    import model_evaluation
+    import model_training
+    import preprocess_mitbih
+    import preprocess_ptbxl
+    simulate.write_mitbih(work / MITBIH, seconds=30)
+    simulate.write_ptbxl(work / PTBXL, records=100, sampling_rate=500)
+    monkeypatch.setattr(preprocess_mitbih, "CLASS_MAP", "clinical")
+    monkeypatch.setattr(preprocess_ptbxl, "SAMPLING_RATE", 500)
+    preprocess_mitbih.main()
+    preprocess_ptbxl.main()
+    for source, target in (("mitbih", "ptbxl"), ("ptbxl", "mitbih")):
+        for stage, constants in ((model_training, {"DATASET": source, "MODEL": "mlp", "EPOCHS": {source: 1}}),
+                                 (model_evaluation, {"DATASET": source, "MODEL": "mlp"}),
+                                 (cross_dataset_validation, {"PRETRAINED_DATASET": source, "TEST_DATASET": target, "MODEL": "mlp"})):
+            for name, value in constants.items():
+                monkeypatch.setattr(stage, name, value)
+            stage.main()
+    report = json.loads((work / "mitbih_mlp_metrics.json").read_text())
+    assert list(report["classes"]) == list(preprocess_mitbih.CLASS_MAPS["clinical"]) and "mean_f1_nsv" not in report
+    cross = json.loads((work / "ptbxl_to_mitbih_mlp_cross.json").read_text())
+    assert "sampling rate: 360 to 500 Hz" in cross["adapted"]["cross_domain"]

@@ -73,9 +73,16 @@ def test_rr_intervals_count_every_beat_of_the_record(database):
 
 
 def test_rr_window_is_nan_beyond_the_record():
-    window = stage.rr_window(np.array([360, 720, 1440]), 2, 360)
-    np.testing.assert_array_equal(window, np.array(
+    window = stage.rr_window(np.array([360, 720, 1440]), 360)
+    assert window.shape == (3, 20) and np.isfinite(window).sum() == 6
+    np.testing.assert_array_equal(window[:, 8:12], np.array(
         [[np.nan, np.nan, 1, 2], [np.nan, 1, 2, np.nan], [1, 2, np.nan, np.nan]], np.float32))
+
+
+def test_odd_segments_fill_up_to_the_last_sample():
+    beats, complete = stage.cut_beats(np.arange(100.), np.array([4, 5, 94, 95]), 11)
+    assert complete.tolist() == [False, True, True, False]
+    np.testing.assert_array_equal(beats, [np.arange(11), np.arange(89, 100)])
 
 
 def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, monkeypatch, capsys):
@@ -160,10 +167,10 @@ DAMAGES = {
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
     "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
     "118.*sampled at 250": lambda folder: replace(folder / "118.hea", " 360 ", " 250 "),
-    "118.*(fit together|checksums)": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
+    "118.*21600 bytes.*7000 samples make 21000": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
-    "118.*units": lambda folder: replace(folder / "118.hea", "/mV", "/uV", 2) if "/mV" in (folder / "118.hea").read_text()
-    else replace(folder / "118.hea", "200.0(1024)", "200.0(1024)/uV", 2),
+    "118.*21610 bytes.*7200 samples make 21600": lambda folder: (folder / "118.dat").open("ab").write(bytes(10)),
+    "118.*units uV": lambda folder: replace(folder / "118.hea", "/mV", "/uV", 2),
     "118.*1 samples of lead MLII are invalid": put_invalid_sample,
     "118.*header": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
     "118.*annotation": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
@@ -187,6 +194,19 @@ def test_bad_record_can_be_skipped_and_is_counted(database, work, monkeypatch, c
     stage.main()
     assert set(load("metadata")["record"]) == {"101", "102", "114"}
     assert "record: 118" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("records", ["101", [], ["101", "101"]])
+def test_records_is_all_or_a_list_of_different_names(database, monkeypatch, records):
+    monkeypatch.setattr(stage, "RECORDS", records)
+    with pytest.raises(SystemExit, match="RECORDS"):
+        stage.main()
+
+
+def test_records_may_be_numbers(database, monkeypatch):
+    monkeypatch.setattr(stage, "RECORDS", [101, 114])
+    stage.main()
+    assert set(load("metadata")["record"]) == {"101", "114"}
 
 
 @pytest.mark.parametrize("name, value", [("CLASS_MAP", "amii"), ("LEAD_ABSENT", "no"), ("BAD_RECORDS", "?")])

@@ -155,6 +155,7 @@ DAMAGES = {
     "dat is missing": lambda work, path: path.with_suffix(".dat").unlink(),
     "hea is missing": lambda work, path: path.with_suffix(".hea").unlink(),
     "00004.*do not fit together": lambda work, path: cut(path.with_suffix(".dat"), 20001),
+    "00004.*24002 bytes.*1000 samples make 24000": lambda work, path: path.with_suffix(".dat").open("ab").write(b"no"),
     "00004.*checksums": lambda work, path: shift_sample(path.with_suffix(".dat")),
     "sampled at 200": lambda work, path: path.with_suffix(".hea").write_text(
         path.with_suffix(".hea").read_text().replace(" 12 100 ", " 12 200 ")),
@@ -162,6 +163,8 @@ DAMAGES = {
         path.with_suffix(".hea").read_text().replace(" 0 V6", " 0 V7")),
     "1 samples are invalid": lambda work, path: invalid_sample(path),
     "scp_codes.*is not a dict": lambda work, path: edit_table(work, "scp_codes", "__import__('os').system('touch hacked')"),
+    "likelihood from 0 to 100": lambda work, path: edit_table(work, "scp_codes", "{'NORM': 1000.0}"),
+    "a patient_id and": lambda work, path: edit_table(work, "patient_id", "nobody"),
     "strat_fold of 1 to 10": lambda work, path: edit_table(work, "strat_fold", 11),
 }
 

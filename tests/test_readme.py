@@ -39,6 +39,19 @@ def test_the_table_of_scripts_holds():
         assert names and names <= constants_of(script), names - constants_of(script)
 
 
+def test_no_placeholder_is_left():
+    assert not re.findall(r"\b(RESULTS|LIMITS|TRAINMIN|EVALMIN|CROSSMIN|TODO)\b", README)
+
+
+def test_the_files_of_the_table_are_those_of_the_docstrings():
+    for row in README.splitlines():
+        if row.startswith("| `") and ".py`" in row:
+            script, written = row.split("|")[1].strip().strip("`"), re.findall(r"`([^`]+)`", row.split("|")[3])
+            docstring = ast.get_docstring(ast.parse((ROOT / script).read_text()))
+            parts = [name.split("}")[-1] if "}" in name else name.split("_")[-1] for name in written]
+            assert parts and all(part.removesuffix(".npy") in docstring for part in parts), script
+
+
 def test_every_constant_in_code_quotes_exists():
     known = set().union(*(constants_of(script) for script in SCRIPTS))
     for name in re.findall(r"`([A-Z][A-Z_]{2,}) = ", README):
