@@ -3,7 +3,7 @@
 Reads   {source}_{model}_model.pth and the .npy files of both datasets, from the earlier scripts
 Writes  {source}_to_{target}_{model}_cross.json   in-domain and cross-domain figures, the drop, all adaptations
         {source}_to_{target}_{model}_cross.png    both ROC curves with the operating point, and both score distributions
-Takes   one to two minutes on two cores.
+Takes   a minute on two cores.
 
 Both datasets become strips of the same length, each strip is normal (0) or abnormal (1) by one table of names, and both
 are scored by the same function with the model's own head. The threshold is chosen on validation strips of the source

@@ -3,7 +3,7 @@
 Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
 Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `describe`)
         {dataset}_{model}_training.png   loss and validation score by epoch
-Takes   2 minutes for MIT-BIH, 8 minutes for PTB-XL at 100 Hz, on two cores without a GPU.
+Takes   a minute for MIT-BIH, 8 to 10 minutes for PTB-XL at 100 Hz, on two cores without a GPU (mlp: a fifth of that).
 """
 
 import os

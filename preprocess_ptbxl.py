@@ -7,7 +7,7 @@ Writes  ptbxl_signals.npy    (n, 12, samples) float32  mV, 10 s, leads in the or
                                                        multi-label form), statements (71,) int8 likelihoods,
                                                        one for each row of scp_statements.csv
         ptbxl_header.npy     (1,) structured           class names, statement names, leads, sampling rate
-Takes   15 seconds for the 21,799 records at 100 Hz.
+Takes   half a minute for the 21,799 records at 100 Hz.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset", Sci. Data 7, 2020.
 """
