@@ -123,10 +123,11 @@ def beat_times(rng, patient, symbols, seconds, fibrillation):
     rate. In atrial fibrillation intervals are irregular and independent of each other.
     """
     beats = len(symbols)
-    frequency = np.fft.rfftfreq(max(256, beats), 60 / patient.rate)
+    length = max(256, beats)
+    frequency = np.fft.rfftfreq(length, 60 / patient.rate)
     power = sum(weight * np.exp(-.5 * ((frequency - peak) / .01) ** 2)
                 for weight, peak in ((.5, .10), (1, patient.breathing)))
-    series = np.fft.irfft(np.sqrt(power) * np.exp(2j * np.pi * rng.random(len(frequency))))[:beats]
+    series = np.fft.irfft(np.sqrt(power) * np.exp(2j * np.pi * rng.random(len(frequency))), length)[:beats]
     intervals = 1 + patient.hrv * series / series.std()
     if fibrillation:
         intervals = np.clip(rng.normal(1, .2, beats), .6, 1.6)
