@@ -181,8 +181,9 @@ def score_strips(checkpoint, net, strips):
     for number in np.unique(strip):
         scores[number] = {"mean": np.mean, "max": np.max}[AGGREGATION](probability[strip == number])
     seen = checkpoint["crop"] / checkpoint["sampling_rate"]
-    return scores, [*adapted, f"segment: the {seen:g} s around each beat, as in training", f"beats: {found}; {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own "
-                              "median beat and interval are the reference"]
+    return scores, [*adapted, f"segment: the {seen:g} s around each beat, as in training", f"beats: {found}",
+                    f"score: {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own median beat and interval "
+                    "are the reference"]
 
 
 def best_threshold(abnormal, scores):

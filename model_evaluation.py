@@ -58,7 +58,8 @@ def load_checkpoint(dataset, model):
     except FileNotFoundError:
         raise SystemExit(f"{name} is not in this folder. {make}") from None
     except Exception as error:   # torch raises errors of many kinds on damaged files
-        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({' '.join(str(error).split())[:100]}). {make}") from error
+        reason = " ".join(str(error).split())[:100]
+        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({reason}). {make}") from error
     if (checkpoint["dataset"], checkpoint["model"]) != (dataset, model):
         raise SystemExit(f"{name} holds a {checkpoint['model']} trained on {checkpoint['dataset']}. {make}")
     return checkpoint, net

@@ -33,7 +33,8 @@ RHYTHM = True             # MIT-BIH: give the model the RR intervals around the 
 SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds) or "random", which leaks patients
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 kept for choosing the epoch
 EXCLUDED_RECORDS = []     # MIT-BIH, inter_patient: ["202"] leaves out the test record of the patient who is also in DS1 (201)
-VALIDATION_FOLD, TEST_FOLD = 9, 10   # PTB-XL: strat_fold, the others train
+VALIDATION_FOLD = 9       # PTB-XL: strat_fold for choosing the epoch and the thresholds; the rest trains
+TEST_FOLD = 10            # PTB-XL: strat_fold that is only reported
 
 # model
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
@@ -43,7 +44,8 @@ EPOCHS = {"mitbih": 6, "ptbxl": 18}
 BATCH_SIZE = {"mitbih": 256, "ptbxl": 64}
 LEARNING_RATE = {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3}   # the peak of the one-cycle schedule
 WEIGHT_DECAY = 1e-2       # of AdamW
-CLASS_WEIGHT_POWER = 0.25 # multiclass: a class with count c weighs 1 / c^power (a class below 0.1% like one of 0.1%)
+CLASS_WEIGHT_POWER = 0.25 # multiclass: a class with count c weighs 1 / c^power: 0 for equal weights, 1 for balanced
+                          # classes (one below 0.1% of the rows weighs like one of 0.1%)
 SIGNAL_NOISE = {"mitbih": 2.5, "ptbxl": 0.0}   # added in training, in standard deviations of the training rows: DS1 has
                           # 17 training patients, and without noise a net learns them by heart
 RHYTHM_NOISE = 0.3        # the same for the RR features
@@ -63,8 +65,6 @@ ARCHITECTURE = {
               "lstm": {"width": 96, "stem_stride": 2, "layers": 1},
               "mlp": {"widths": [512, 256]}},
 }
-
-
 # The metadata fields that the inter-patient split goes by, and the others that are needed.
 GROUP = {"mitbih": "record", "ptbxl": "fold"}
 FIELDS = {"mitbih": {"record", "patient", "subset", "symbol", "sample", "lead", "rr_window"},
@@ -509,7 +509,6 @@ def plot_history(history, best_epoch, title, path):
     figure.savefig(path, dpi=150, format="png")
 
 
-
 # ---- Main ----
 
 def input_settings(data):
@@ -588,7 +587,8 @@ def main():
         logits = predict(net, signals, features, sides["validation"], crop)
         thresholds = best_thresholds(probabilities(logits, task), targets[sides["validation"]].cpu().numpy())
     name = f"{DATASET}_{MODEL}"
-    title = f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "") + (", simulated data" if data.header["simulated"] else "")
+    title = (f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "")
+             + (", simulated data" if data.header["simulated"] else ""))
     checkpoint = describe(data, net, task=task, model_arguments=arguments, inputs=settings, crop=crop, split_parts=parts,
                           thresholds=thresholds, epoch=epoch, history=history)
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
