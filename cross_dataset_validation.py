@@ -24,7 +24,7 @@ from tqdm import tqdm
 from wfdb.processing import xqrs_detect
 
 from model_evaluation import check_dataset, load_checkpoint, ratio, show, warnings_of
-from model_training import load_array, load_dataset, make_inputs, predict, probabilities, split_parts
+from model_training import load_array, load_dataset, make_inputs, predict, probabilities, record_rows, split_parts
 from preprocess_mitbih import check_choice, cut_beats, new_files, rr_window
 
 # data and model
@@ -136,17 +136,19 @@ def find_beats(signals, rate):
 
 def beat_dataset(signals, beats, checkpoint):
     """(n, samples) mV at the model's rate, n arrays of R peaks -> a dataset of beats, each strip in the role of a record."""
-    cut, windows, strip = [], [], []
+    cut, windows, strips = [], [], []
     for number, (signal, peaks) in enumerate(zip(signals, beats)):
         segments, complete = cut_beats(signal, peaks, checkpoint["segment"])
         cut.append(segments)
         windows.append(rr_window(peaks, checkpoint["sampling_rate"])[complete])
-        strip.append(np.full(len(segments), number))
-    strip = np.concatenate(strip)
-    metadata = np.zeros(len(strip), [("record", "<i8"), ("rr_window", "<f4", (20,))])
-    metadata["record"], metadata["rr_window"] = strip, np.concatenate(windows)
+        strips.append(np.full(len(segments), number))
+    strips = np.concatenate(strips)
+    if len(strips) == 0:
+        raise SystemExit(f"no beat was found in any of the {len(signals)} strips: nothing to measure")
+    metadata = np.zeros(len(strips), [("record", "<i8"), ("rr_window", "<f4", (20,))])
+    metadata["record"], metadata["rr_window"] = strips, np.concatenate(windows)
     return SimpleNamespace(name=checkpoint["dataset"], signals=np.concatenate(cut)[:, None], metadata=metadata,
-                           header={"leads": checkpoint["inputs"]["leads"]}), strip
+                           header={"leads": checkpoint["inputs"]["leads"]})
 
 
 # ---- Score ----
@@ -175,11 +177,11 @@ def score_strips(checkpoint, net, strips):
         beats, found = find_beats(signals[:, 0], checkpoint["sampling_rate"]), "found by wfdb's XQRS"
     else:
         beats, found = [peaks * checkpoint["sampling_rate"] // strips.rate for peaks in strips.beats], "annotated"
-    data, strip = beat_dataset(signals[:, 0], beats, checkpoint)
+    data = beat_dataset(signals[:, 0], beats, checkpoint)
     probability = abnormal_probability(checkpoint, net, make_inputs(data, **checkpoint["inputs"]))
     scores = np.full(len(signals), np.nan)
-    for number in np.unique(strip):
-        scores[number] = {"mean": np.mean, "max": np.max}[AGGREGATION](probability[strip == number])
+    for rows in record_rows(data.metadata):
+        scores[data.metadata["record"][rows[0]]] = {"mean": np.mean, "max": np.max}[AGGREGATION](probability[rows])
     seen = checkpoint["crop"] / checkpoint["sampling_rate"]
     return scores, [*adapted, f"segment: the {seen:g} s around each beat, as in training", f"beats: {found}",
                     f"score: {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own median beat and interval "
