@@ -25,7 +25,7 @@ from wfdb.processing import xqrs_detect
 
 from model_evaluation import check_dataset, load_checkpoint, ratio, show, warnings_of
 from model_training import load_array, load_dataset, make_inputs, predict, probabilities, record_rows, split_parts
-from preprocess_mitbih import check_choice, cut_beats, new_files, rr_window
+from preprocess_mitbih import check_choice, cut_beats, new_files, rhythm_features, rr_window
 
 # data and model
 PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
@@ -136,17 +136,18 @@ def find_beats(signals, rate):
 
 def beat_dataset(signals, beats, checkpoint):
     """(n, samples) mV at the model's rate, n arrays of R peaks -> a dataset of beats, each strip in the role of a record."""
-    cut, windows, strips = [], [], []
+    cut, rhythm, strips = [], [], []
     for number, (signal, peaks) in enumerate(zip(signals, beats)):
         segments, complete = cut_beats(signal, peaks, checkpoint["segment"])
         cut.append(segments)
-        windows.append(rr_window(peaks, checkpoint["sampling_rate"])[complete])
+        rhythm.append(rhythm_features(rr_window(peaks, checkpoint["sampling_rate"]))[complete])
         strips.append(np.full(len(segments), number))
     strips = np.concatenate(strips)
     if len(strips) == 0:
         raise SystemExit(f"no beat was found in any of the {len(signals)} strips: nothing to measure")
-    metadata = np.zeros(len(strips), [("record", "<i8"), ("rr_window", "<f4", (20,))])
-    metadata["record"], metadata["rr_window"] = strips, np.concatenate(windows)
+    rhythm = np.concatenate(rhythm)
+    metadata = np.zeros(len(strips), [("record", "<i8"), ("rhythm", "<f4", rhythm.shape[1:])])
+    metadata["record"], metadata["rhythm"] = strips, rhythm
     return SimpleNamespace(name=checkpoint["dataset"], signals=np.concatenate(cut)[:, None], metadata=metadata,
                            header={"leads": checkpoint["inputs"]["leads"]})
 
@@ -154,9 +155,12 @@ def beat_dataset(signals, beats, checkpoint):
 # ---- Score ----
 
 def abnormal_probability(checkpoint, net, inputs):
-    """Checkpoint, net, its inputs -> (n,) probability of abnormal: one minus that of the normal classes."""
+    """Checkpoint, net, its inputs -> (n,) probability of abnormal: one minus that of the normal classes.
+
+    The classes keep their shares of the training set: the ten beats of a strip cannot tell others.
+    """
     logits = predict(net, *inputs, np.arange(len(inputs[0])), checkpoint["crop"])
-    probability = probabilities(logits, checkpoint["task"])
+    probability = probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]))
     normal = [name in NORMAL_CLASSES[checkpoint["class_map"]] for name in checkpoint["class_names"]]
     return 1 - probability[:, normal].sum(axis=1)
 

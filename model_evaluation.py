@@ -33,7 +33,8 @@ SMOOTHING = 0.02          # s, width of the moving average over the gradient
 
 # what a checkpoint must hold
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
-        "leaks", "split_parts", "split_rows", "seed", "task", "inputs", "crop", "thresholds", "epoch"}
+        "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior", "thresholds",
+        "epoch"}
 
 
 # ---- Load a checkpoint ----
@@ -156,7 +157,8 @@ def protocol_of(checkpoint, rows):
     """Checkpoint, test rows -> dict that says what the figures were measured on."""
     return {key: checkpoint[key] for key in ("dataset", "model", "task", "split", "leaks", "simulated",
                                              "seed", "epoch", "class_names")} | {
-        "split_parts": None if checkpoint["leaks"] else checkpoint["split_parts"], "test_rows": len(rows)}
+        "split_parts": None if checkpoint["leaks"] else checkpoint["split_parts"],
+        "train_fraction": checkpoint["train_fraction"], "train_rows": checkpoint["train_rows"], "test_rows": len(rows)}
 
 
 def warnings_of(checkpoint):
@@ -305,7 +307,9 @@ def main():
 
     inputs = make_inputs(data, **checkpoint["inputs"])
     targets = targets_of(data, checkpoint["task"])[rows].numpy()
-    probability = probabilities(predict(net, *inputs, rows, checkpoint["crop"]), checkpoint["task"])
+    logits = predict(net, *inputs, rows, checkpoint["crop"])
+    records = data.metadata["record"][rows] if checkpoint["prior"] else None
+    probability = probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]), records, checkpoint["prior"])
     metrics = evaluate(checkpoint, data, rows, targets, probability)
     warnings = warnings_of(checkpoint)
     print(f"{DATASET} {MODEL}, {checkpoint['task']}: {len(rows):,} test rows of the {checkpoint['split']} split")

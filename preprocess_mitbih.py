@@ -3,7 +3,7 @@
 Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (360 Hz, two leads, 30 minutes each)
 Writes  mitbih_signals.npy    (n, 360) float32   mV, one beat a row, the annotated R peak at sample 180
         mitbih_labels.npy     (n,) int64         index into the header's class_names
-        mitbih_metadata.npy   (n,) structured    record, patient, subset, lead, sample, symbol, RR intervals
+        mitbih_metadata.npy   (n,) structured    record, patient, subset, lead, sample, symbol, RR intervals, rhythm
         mitbih_records.npy    (samples,) float32 mV, the chosen lead of all records, end to end
         mitbih_header.npy     (1,) structured    class names, sampling rate, lead, record names and lengths
 Takes   5 seconds for the 48 records.
@@ -220,6 +220,29 @@ def rr_window(sample, sampling_rate):
     return np.lib.stride_tricks.sliding_window_view(rr, 20)[:len(sample)].astype(np.float32)
 
 
+def rhythm_features(rr):
+    """(k, 20) s, the rr_window of all beats of one record -> (k, 25) float32 that describe the rhythm, without labels.
+
+    Log ratios of the 5 intervals before and the 5 after each beat to the record's median interval; of the intervals
+    around the beat to each other and to the mean of those before, and of that mean to the median; the two intervals in s;
+    how irregular the last ones are; the quantiles of the record's intervals over their median, and the beat's interval over
+    the quantiles. An early beat of a regular rhythm differs from one of atrial fibrillation in the last two. An interval
+    beyond the record's ends counts as the median one.
+    """
+    if len(rr) == 0:
+        return np.zeros((0, 25), np.float32)
+    known = rr[np.isfinite(rr)]
+    median = np.median(known) if len(known) else 1.0
+    rr = np.where(np.isfinite(rr), rr, median).astype(np.float64).clip(0.1, 5)
+    before, previous, following = rr[:, :9], rr[:, 9], rr[:, 10]
+    mean, quantiles = before.mean(axis=1), np.quantile(previous, [.1, .25, .75, .9])
+    return np.column_stack([
+        np.log(rr[:, 5:15] / median), np.log(previous / mean), np.log(following / mean), np.log(following / previous),
+        np.log(mean / median), previous, following, np.log(before).std(axis=1),
+        np.broadcast_to(np.log(quantiles / median), (len(rr), 4)), np.log(previous[:, None] / quantiles),
+    ]).astype(np.float32)
+
+
 def cut_beats(signal, sample, segment):
     """(samples,) lead, (k,) beat positions -> (m, segment) beats and the (k,) mask of those that fill a segment."""
     start = sample - segment // 2
@@ -232,11 +255,11 @@ def beat_table(record):
     sample, rr = record["sample"], rr_window(record["sample"], SAMPLING_RATE)
     table = np.zeros(len(sample), [
         ("record", "U8"), ("patient", "U8"), ("subset", "U5"), ("lead", "U8"), ("sample", "<i8"), ("symbol", "U1"),
-        ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rr_window", "<f4", (20,))])
+        ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rhythm", "<f4", (25,))])
     table["record"], table["lead"] = record["name"], record["lead"]
     table["patient"] = SAME_PATIENT.get(record["name"], record["name"])
     table["subset"] = next((subset for subset, names in SUBSETS.items() if record["name"] in names.split()), "test")
-    table["sample"], table["symbol"], table["rr_window"] = sample, record["symbol"], rr
+    table["sample"], table["symbol"], table["rhythm"] = sample, record["symbol"], rhythm_features(rr)
     table["rr_previous"], table["rr_next"] = rr[:, 9], rr[:, 10]
     return table
 

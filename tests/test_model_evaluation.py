@@ -106,7 +106,7 @@ def test_saliency_is_the_gradient(monkeypatch, relative):
     monkeypatch.setattr(stage, "SMOOTHING", 0)
     torch.manual_seed(0)
     channels = 2 if relative else 1
-    net = model_training.MLP(leads=channels, samples=40, features=0, classes=3, widths=[16]).double().eval()
+    net = model_training.MLP(leads=channels, samples=40, features=0, outputs=3, widths=[16], window=1.0, step=1.0).double().eval()
     signals, features = torch.randn(1, channels, 40).double(), torch.zeros(1, 0).double()
     checkpoint = {"crop": 40, "inputs": {"record_relative": relative}, "sampling_rate": 360, "segment": 50}
     found = stage.saliency(net, checkpoint, signals, features, 0, 1)

@@ -80,6 +80,17 @@ def test_multiclass_keeps_records_with_exactly_one_superclass(prepared):
         assert sorted(kept.tolist()) == np.flatnonzero(rows).tolist()
 
 
+def test_a_fraction_keeps_whole_patients(prepared, quick):
+    data = stage.load_dataset("ptbxl")
+    rows = stage.split_rows(data, "inter_patient", stage.split_parts(data), 0)["train"]
+    patient = data.metadata["patient"]
+    kept = stage.some_patients(data, rows, .3)
+    assert not set(patient[kept]) & set(patient[np.setdiff1d(rows, kept)])
+    assert len(np.unique(patient[kept])) == round(.3 * len(np.unique(patient[rows])))
+    assert stage.some_patients(data, rows, 1).tolist() == rows.tolist()
+    assert quick("ptbxl", TRAIN_FRACTION=.3)["train_rows"] < quick("ptbxl", TRAIN_FRACTION=1)["train_rows"]
+
+
 # ---- Inputs ----
 
 def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
@@ -95,17 +106,6 @@ def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
     np.testing.assert_allclose(relative[12:, 1] * np.ptp(np.median(beats, axis=0)), beats - np.median(beats, axis=0), atol=1e-5)
 
 
-def test_rhythm_features_are_finite_and_see_a_premature_beat():
-    metadata = np.zeros(3, [("record", "U1"), ("rr_window", "f4", 20)])
-    metadata["record"], metadata["rr_window"] = "a", 0.8
-    metadata["rr_window"][1, 9], metadata["rr_window"][1, 10] = 0.4, 1.2
-    metadata["rr_window"][2, 10:] = np.nan
-    features = stage.rhythm_features(metadata)
-    assert np.isfinite(features).all()
-    np.testing.assert_allclose(features[1, 4:6], np.log([.5, 1.5]), rtol=1e-5)   # previous and next over the median
-    np.testing.assert_allclose(features[0, :14], 0, atol=1e-6)
-
-
 def test_statistics_are_those_of_the_training_rows():
     values = torch.randn(3000, 4, 50) * torch.tensor([1., 2, 3, 4])[:, None] + 1
     rows = np.arange(0, 3000, 3)
@@ -119,7 +119,7 @@ def test_statistics_are_those_of_the_training_rows():
 @pytest.mark.parametrize("dataset, model", COMBINATIONS)
 def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, model):
     torch.manual_seed(0)
-    net = stage.MODELS[model](leads=2, samples=250, features=3, classes=5, **stage.ARCHITECTURE[dataset][model])
+    net = stage.MODELS[model](leads=2, samples=250, features=3, outputs=5, **stage.ARCHITECTURE[dataset][model])
     signals, features = torch.randn(4, 2, 250, requires_grad=True), torch.randn(4, 3, requires_grad=True)
     logits = net(signals, features)
     assert logits.shape == (4, 5)
@@ -130,13 +130,70 @@ def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, 
 
 def test_predict_is_the_mean_over_half_overlapping_crops():
     torch.manual_seed(0)
-    net = stage.CNN(leads=2, samples=250, features=0, classes=3, **stage.ARCHITECTURE["ptbxl"]["cnn"]).eval()
+    net = stage.CNN(leads=2, samples=250, features=0, outputs=3, **stage.ARCHITECTURE["ptbxl"]["cnn"]).eval()
     signals, features = torch.randn(7, 2, 1000), torch.zeros(7, 0)
     assert stage.crop_starts(1000, 250) == [0, 125, 250, 375, 500, 625, 750]
     with torch.no_grad():
         expected = sum(net(signals[:, :, s:s + 250], features) for s in range(0, 751, 125)) / 7
     rows = np.array([6, 1, 3])
     torch.testing.assert_close(stage.predict(net, signals, features, rows, 250, batch=8), expected[rows])
+
+
+def test_the_mlp_shares_its_layers_between_overlapping_windows():
+    torch.manual_seed(0)
+    net = stage.MLP(leads=2, samples=250, features=0, outputs=3, widths=[16, 8], window=.4, step=.1).eval()
+    signals = torch.randn(5, 2, 250)
+    with torch.no_grad():
+        each = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1)) for start in range(0, 151, 25)])
+        expected = torch.cat([each.mean(dim=0), each.amax(dim=0)], dim=1)
+        torch.testing.assert_close(net.embed(signals), expected)
+
+
+def test_the_loss_is_that_of_the_classes_and_of_the_statements(monkeypatch):
+    logits, statements = torch.randn(6, 7), torch.randint(2, (6, 4)).float()
+    classes, superclasses = torch.tensor([0, 0, 0, 1, 1, 2]), torch.randint(2, (6, 3)).float()
+    bce = torch.nn.functional.binary_cross_entropy_with_logits
+    monkeypatch.setattr(stage, "STATEMENT_WEIGHT", 2.0)
+    torch.testing.assert_close(stage.loss_of(logits, superclasses, statements, None),
+                               bce(logits[:, :3], superclasses) + 2 * bce(logits[:, 3:], statements))
+    torch.testing.assert_close(stage.loss_of(logits[:, :3], superclasses, statements[:, :0], None),
+                               bce(logits[:, :3], superclasses))
+    monkeypatch.setattr(stage, "CLASS_WEIGHT_POWER", 1.0)
+    weight, share = stage.class_weights(classes, np.arange(6), 3)
+    np.testing.assert_allclose(weight, [2 / 3, 1, 2])
+    np.testing.assert_allclose(share, 1 / 3)
+    per_class = [torch.nn.functional.cross_entropy(logits[classes == k, :3], classes[classes == k]) for k in range(3)]
+    torch.testing.assert_close(stage.loss_of(logits[:, :3], classes, statements[:, :0], weight), sum(per_class) / 3)
+
+
+def test_each_record_gets_its_own_share_of_the_classes():
+    """A record of one class becomes more certain of it, an unknown class stays, no class and no record disturbs another."""
+    rng = np.random.default_rng(0)
+    prior = np.array([.9, .1, 0])
+    probability = rng.dirichlet([6, 3, .1], 400)
+    records = np.repeat(["a", "b"], 200)
+    probability[200:] = rng.dirichlet([20, .5, .1], 200)
+    adapted = stage.adapt_prior(probability, records, prior)
+    np.testing.assert_allclose(adapted.sum(axis=1), 1)
+    assert adapted[:200, 1].mean() > probability[:200, 1].mean() + .1 and adapted[200:, 1].mean() < probability[200:, 1].mean()
+    np.testing.assert_array_equal(adapted[:200], stage.adapt_prior(probability[:200], records[:200], prior))
+    shares = (10 * adapted[:200].mean(axis=0) + prior) / 11                  # the fixed point, by hand
+    expected = probability[:200] * [shares[0] / .9, shares[1] / .1, 1]
+    np.testing.assert_allclose(adapted[:200], expected / expected.sum(axis=1, keepdims=True), atol=1e-3)
+    odds = probability[:200, 2] / probability[:200, 0] * .9 / shares[0]
+    np.testing.assert_allclose(adapted[:200, 2] / adapted[:200, 0], odds, rtol=.05)
+    balanced = np.full((10, 3), 1 / 3)                                       # a record like the training set does not change
+    np.testing.assert_allclose(stage.adapt_prior(balanced, np.zeros(10), np.full(3, 1 / 3)), balanced)
+
+
+def test_the_prior_is_that_of_the_weighted_classes_that_may_change():
+    classes = torch.tensor([0] * 970 + [1] * 20 + [2] * 10)
+    weight, share = stage.class_weights(classes, np.arange(1000), 4)
+    np.testing.assert_allclose(share, weight.numpy() * [.97, .02, .01, 0], rtol=1e-6)
+    assert stage.record_prior(classes, np.arange(1000), ["N", "S", "V", "F"], ["N", "S"]) == [*share[:2].tolist(), 0, 0]
+    probability = np.random.default_rng(0).dirichlet([1, 1, 1], 20)
+    prior = stage.record_prior(classes, np.arange(1000), ["N", "S", "V"], [])
+    np.testing.assert_allclose(stage.adapt_prior(probability, np.zeros(20), prior), probability)
 
 
 def test_thresholds_have_the_best_f1():
@@ -160,8 +217,13 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, d
     sides = stage.split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
     rows = stage.task_rows(data, checkpoint["task"], sides)["validation"]
     logits = stage.predict(net, signals, features, rows, checkpoint["crop"])
-    score = stage.validation_score(logits, stage.targets_of(data, checkpoint["task"])[rows], checkpoint["task"], saved["class_names"])
-    assert score == saved["history"][saved["epoch"] - 1]["validation_score"]   # the weights are those of the best epoch
+    statements = 0 if dataset == "mitbih" else data.metadata["statements"].shape[1]
+    assert logits.shape[1] == len(checkpoint["outputs"]) == 5 + statements
+    records = data.metadata["record"][rows] if dataset == "mitbih" else None
+    probability = stage.probabilities(logits, checkpoint["task"], 5, records, checkpoint["prior"])
+    targets = stage.targets_of(data, checkpoint["task"])[rows].numpy()
+    score = stage.validation_score(probability, targets, checkpoint["task"], saved["class_names"])
+    assert score == saved["history"][saved["epoch"] - 1]["validation_score"]   # the weights are those of the kept epoch
     assert checkpoint["simulated"] and not checkpoint["leaks"]
     assert {"class_names", "sampling_rate", "split_parts", "thresholds", "seed", "constants", "versions"} <= set(checkpoint)
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
@@ -176,25 +238,29 @@ def test_the_seed_repeats_a_run_exactly(prepared, quick):
 def test_the_best_epoch_is_the_one_kept(prepared, quick, monkeypatch):
     scores, seen = iter([.1, .9, .5, .3]), []
 
-    def score(logits, *_):
-        seen.append(logits)
+    def score(probability, *_):
+        seen.append(probability)
         return next(scores)
     monkeypatch.setattr(stage, "validation_score", score)
-    checkpoint = quick(epochs=4)
+    checkpoint = quick(epochs=4, KEEP={"mitbih": "best"})
     assert checkpoint["epoch"] == 2
     data = stage.load_dataset("mitbih")
     rows = stage.split_rows(data, "inter_patient", checkpoint["split_parts"], 0)["validation"]
     inputs = stage.make_inputs(data, **checkpoint["inputs"])
     logits = stage.predict(model_evaluation.build_net(checkpoint), *inputs, rows, checkpoint["crop"])
-    torch.testing.assert_close(logits, seen[1], rtol=0, atol=0)
-    assert not torch.equal(logits, seen[3])
+    probability = stage.probabilities(logits, "multiclass", 5, data.metadata["record"][rows], checkpoint["prior"])
+    np.testing.assert_array_equal(probability, seen[1])
+    assert not np.array_equal(probability, seen[3])
 
 
 def test_training_stops_early(prepared, quick, monkeypatch):
     scores = iter([.5, .4, .3, .2, .1])
     monkeypatch.setattr(stage, "validation_score", lambda *_: next(scores))
-    checkpoint = quick(epochs=5, PATIENCE=2)
+    checkpoint = quick(epochs=5, PATIENCE=2, KEEP={"mitbih": "best"})
     assert len(checkpoint["history"]) == 3 and checkpoint["epoch"] == 1
+    scores = iter([.5, .4, .3, .2, .1])
+    checkpoint = quick(epochs=5, PATIENCE=2, KEEP={"mitbih": "last"})
+    assert len(checkpoint["history"]) == 5 and checkpoint["epoch"] == 5
 
 
 def test_a_model_learns_the_simulated_classes(prepared, quick):
@@ -209,9 +275,8 @@ def test_multiclass_ptbxl_and_one_lead(prepared, quick):
 
 
 def test_clinical_classes_are_scored_by_those_that_the_validation_rows_have(prepared):
-    logits = torch.eye(7)[[1, 1, 4]] * 9
-    assert stage.validation_score(logits, torch.tensor([1, 1, 4]), "multiclass", ["normal", "LBBB"]) == 1
-    assert stage.validation_score(torch.eye(5)[[0, 1, 2, 0]], torch.tensor([0, 1, 2, 3]), "multiclass",
+    assert stage.validation_score(np.eye(7)[[1, 1, 4]], np.array([1, 1, 4]), "multiclass", ["normal", "LBBB"]) == 1
+    assert stage.validation_score(np.eye(5)[[0, 1, 2, 0]], np.array([0, 1, 2, 3]), "multiclass",
                                   ["N", "S", "V", "F", "Q"]) == pytest.approx((2 / 3 + 2) / 3)
 
 
@@ -321,7 +386,10 @@ def test_validation_records_must_be_in_ds1(prepared, monkeypatch):
 @pytest.mark.parametrize("constants, message", [
     ({"VALIDATION_FOLD": 11}, "0 rows to use for validation"), ({"LEADS": "II"}, "LEADS = 'II': expected"),
     ({"LEADS": ["II", "II"]}, "LEADS = "), ({"LEADS": ["V9"]}, "lead V9 is not in"), ({"EPOCHS": {"ptbxl": 0}}, "EPOCHS"),
-    ({"CROP_SECONDS": {"ptbxl": 20}}, "shorter than the 2000"), ({"LEARNING_RATE": {"mlp": 1e9}}, "the loss is")])
+    ({"CROP_SECONDS": {"ptbxl": 20}}, "shorter than the 2000"), ({"LEARNING_RATE": {"ptbxl": {"mlp": 1e9}}}, "the loss is"),
+    ({"LEARNING_RATE": {"mlp": 1e-3}}, "LEARNING_RATE = .*: expected a number above 0 for ptbxl mlp"),
+    ({"KEEP": "last"}, "KEEP = 'last': expected one of"), ({"TRAIN_FRACTION": 0}, "TRAIN_FRACTION = 0: expected"),
+    ({"STATEMENT_WEIGHT": -1}, "STATEMENT_WEIGHT = -1: expected"), ({"BATCH_SIZE": {"ptbxl": 1}}, "BATCH_SIZE")])
 def test_settings_that_cannot_work_are_named(prepared, quick, constants, message):
     with pytest.raises(SystemExit, match=message):
         quick("ptbxl", "mlp", **({"epochs": 3} if "EPOCHS" not in constants else {}), **{

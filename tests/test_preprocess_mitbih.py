@@ -68,8 +68,6 @@ def test_rr_intervals_count_every_beat_of_the_record(database):
             previous = (beats[k] - beats[k - 1]) / 360 if k else np.nan
             following = (beats[k + 1] - beats[k]) / 360 if k + 1 < len(beats) else np.nan
             np.testing.assert_allclose([row["rr_previous"], row["rr_next"]], [previous, following], rtol=1e-6)
-            assert row["rr_window"].shape == (20,)
-            np.testing.assert_array_equal(row["rr_window"][[9, 10]], [row["rr_previous"], row["rr_next"]])
 
 
 def test_rr_window_is_nan_beyond_the_record():
@@ -77,6 +75,21 @@ def test_rr_window_is_nan_beyond_the_record():
     assert window.shape == (3, 20) and np.isfinite(window).sum() == 6
     np.testing.assert_array_equal(window[:, 8:12], np.array(
         [[np.nan, np.nan, 1, 2], [np.nan, 1, 2, np.nan], [1, 2, np.nan, np.nan]], np.float32))
+
+
+def test_rhythm_features_are_finite_and_see_a_premature_beat():
+    rr = np.full((40, 20), .8, np.float32)
+    rr[1, 9], rr[1, 10], rr[2, 10:] = .4, 1.2, np.nan
+    features = stage.rhythm_features(rr)
+    assert features.shape == (40, 25) and features.dtype == np.float32 and np.isfinite(features).all()
+    np.testing.assert_allclose(features[1, 4:6], np.log([.5, 1.5]), rtol=1e-5)   # previous and next over the median
+    np.testing.assert_allclose(features[1, 21:], np.log(.5), rtol=1e-5)          # and over the record's quantiles
+    np.testing.assert_allclose(features[0, :14], 0, atol=1e-6)
+    irregular = np.random.default_rng(0).uniform(.4, 1.4, (500, 20))             # as in atrial fibrillation
+    spread = stage.rhythm_features(irregular)[0, 17:21]
+    assert spread[0] < -.3 and spread[3] > .2 and np.all(np.diff(spread) > 0)
+    assert np.isfinite(stage.rhythm_features(np.full((1, 20), np.nan))).all()    # a record of one beat
+    assert stage.rhythm_features(stage.rr_window(np.array([], np.int64), 360)).shape == (0, 25)
 
 
 def test_odd_segments_fill_up_to_the_last_sample():
