@@ -1,102 +1,178 @@
-"""Tests a model trained on one dataset on the other one: is this strip of ECG normal or abnormal?
+"""Tests a trained model on another database than its own: is it normal, which condition is it, and what does the move cost?
 
-Reads   {source}_{model}_model.pth and the .npy files of both datasets, from the earlier scripts
-Writes  {source}_to_{target}_{model}_cross.json   in-domain and cross-domain figures, the drop, all adaptations
-        {source}_to_{target}_{model}_cross.png    both ROC curves with the operating point, and both score distributions
-Takes   a minute on two cores.
+Reads   {source}_{model}_model.pth and the .npy files of both databases, from the earlier scripts
+Writes  {source}_to_{target}_{model}_cross.json   in-domain and cross-domain figures with 95% intervals, the drop, calibration
+        {source}_to_{target}_{model}_cross.csv    truth and scores of every row, to compute any figure again
+        {source}_to_{target}_{model}_cross.png    ROC curves, calibration, and the conditions that both databases name
+        {target}_beats.npy    (n,) structured     ecg_id, sum (of lead I, to know the record by) and beats (64,) float32 s: the
+                                                  R peaks found in each PTB-XL record, NaN after the last; made once
+Takes   a minute on two cores, and half a minute more when the R peaks are to be found.
 
-Both datasets become strips of the same length, each strip is normal (0) or abnormal (1) by one table of names, and both
-are scored by the same function with the model's own head. The threshold is chosen on validation strips of the source
-dataset; nothing is trained or chosen on the target. One difference of method remains: a beat model gets the annotated
-beats of MIT-BIH, but detected ones in PTB-XL, which has no annotations; the drop includes the detector's errors.
+MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records. Between two databases of
+annotated beats each beat is scored, in its whole record. A strip of a beat model is scored by its beats, one of a PTB-XL
+model by its crops, always with the model's own head. Nothing of the target is used to choose anything, unless ADAPTATION or
+FINE_TUNE_PATIENTS says so; then its training side is, never its test side.
 """
 
+import copy
 import json
 from math import gcd
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
+import torch
 from matplotlib.figure import Figure
-from scipy.signal import resample_poly
-from scipy.special import logit
-from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
+from scipy.linalg import sqrtm
+from scipy.signal import find_peaks, resample_poly
+from scipy.special import expit, logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_curve
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import nn
 from tqdm import tqdm
-from wfdb.processing import xqrs_detect
 
-from model_evaluation import check_dataset, load_checkpoint, ratio, show, warnings_of
-from model_training import load_array, load_dataset, make_inputs, predict, probabilities, record_rows, split_parts
-from preprocess_mitbih import check_choice, cut_beats, new_files, rhythm_features, rr_window
+from model_evaluation import (bootstrap, check_dataset, divide, evaluate, interval, load_checkpoint, print_metrics, show,
+                              warnings_of, weighted_auc)
+from model_training import crop_starts, load_array, load_dataset, make_inputs, predict, probabilities, split_parts
+from preprocess_mitbih import check_choice, cut_beats, new_files, qrs_energy, rhythm_features, rr_window
 
 # data and model
 PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
-TEST_DATASET = "ptbxl"          # target: the other one
+TEST_DATASET = "ptbxl"          # target: "ptbxl", "mitbih" or the NAME of a third database from preprocess_mitbih.py
 MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
-# what is compared
-STRIP_SECONDS = 10              # s: fixed by PTB-XL, whose records have this length; MIT-BIH is cut into such strips
-AGGREGATION = "mean"            # a strip's score from its beats' probabilities of abnormal: "mean" or "max"
+# what is done to the target's strips so that the model can read them; switch one off to see what it is worth
+RESAMPLE = True                 # False: the samples are taken as if they were at the model's rate
+BAND_LIMIT = True               # False: without the LOW_PASS of the model's training
+MATCH_LEADS = True              # False: the target's first leads in place of those of the model's names
+MILLIVOLTS = True               # False: in the target's ADC units (ADC_UNITS)
+ALIGN_BEATS = True              # False: a beat model looks every 0.8 s in place of at the R peaks
+RHYTHM = True                   # False: a beat model gets the training's mean RR features
+AGGREGATE = True                # False: one beat or crop, the middle one, decides for the strip
 
-# The classes of each class map that mean normal; every other class means abnormal. AAMI's N also holds the bundle
-# branch blocks, which PTB-XL calls abnormal (CD): train with CLASS_MAP = "clinical" to keep them apart.
-NORMAL_CLASSES = {"aami": ["N"], "clinical": ["normal"], "superclasses": ["NORM"]}
-# What makes a strip of the data normal, whatever the model's classes are.
-NORMAL_SYMBOL = "N"             # MIT-BIH: every row of the strip carries this symbol (not L, R, e, j, A, V, ...)
-NORMAL_SUPERCLASS = "NORM"      # PTB-XL: the record has this superclass and no other
-# Names of the same lead. A 12-lead model gets the one lead of a one-lead record in all its inputs.
-SAME_LEAD = {"MLII": "II", "II": "MLII"}
+# use of the target's training side
+ADAPTATION = "none"             # without labels: "none"; "adabn": its batch-norm statistics (Li et al. 2016); or "coral": its
+                                # last hidden layer gets the source's mean and covariance (Sun, Feng and Saenko 2016)
+FINE_TUNE_PATIENTS = 0          # with labels: so many of its patients train the last layer's normal-abnormal decision anew
+
+# The same condition in both databases. classes: of MIT-BIH's class maps; symbols: of its annotations, of which one in a
+# strip is enough; statement: of PTB-XL; without: strips with these statements are left out; beats: how a strip's score
+# comes from its beats or crops: "mean" for what lasts, "max" for what a single beat shows.
+CONDITIONS = {
+    "ventricular": {"classes": ["ventricular", "V"], "symbols": "VEr", "statement": "PVC", "without": [], "beats": "max"},
+    "supraventricular": {"classes": ["supraventricular", "S"], "symbols": "AaJS", "statement": "PAC", "without": [], "beats": "max"},
+    "LBBB": {"classes": ["LBBB"], "symbols": "L", "statement": "CLBBB", "without": [], "beats": "mean"},
+    "RBBB": {"classes": ["RBBB"], "symbols": "R", "statement": "CRBBB", "without": [], "beats": "mean"},
+    "paced": {"classes": ["paced"], "symbols": "/f", "statement": "PACE", "without": [], "beats": "mean"},
+    "incomplete LBBB": {"classes": ["LBBB"], "symbols": "", "statement": "ILBBB", "without": ["CLBBB"], "beats": "mean"},
+    "incomplete RBBB": {"classes": ["RBBB"], "symbols": "", "statement": "IRBBB", "without": ["CRBBB"], "beats": "mean"},
+}
+# Normal: the class of each class map; in MIT-BIH all beats of a strip carry this symbol; in PTB-XL this is the only superclass.
+NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}
+NORMAL_SYMBOL, NORMAL_SUPERCLASS = "N", "NORM"
+# Names of the same lead. A model with leads that a one-lead database lacks gets its one lead in all of them.
+SAME_LEAD = {"MLII": ["II", "ECG1"], "II": ["MLII", "ECG1"]}
+ADC_UNITS = {"ptbxl": 1000, "mitbih": 200}   # a mV
 
 
-# ---- Strips of both datasets ----
+# ---- Strips of both databases ----
 
 def mitbih_strips(data, records):
-    """Dataset, record names -> strips of STRIP_SECONDS, labelled by the annotated beats in them."""
+    """Dataset of beats, record names -> strips of 10 s, labelled by the annotated beats in them."""
     everything = load_array(f"{data.name}_records.npy", "preprocess_mitbih.py")
-    rate = int(data.header["sampling_rate"])
-    lengths, length = data.header["record_samples"], STRIP_SECONDS * rate
+    rate, lengths = int(data.header["sampling_rate"]), data.header["record_samples"]
+    length, leads = 10 * rate, [str(x) for x in data.header["leads"]]
     if len(everything) != lengths.sum():
         raise SystemExit(f"{data.name}_records.npy has {len(everything)} samples, the header says {lengths.sum()}. "
                          "Make them again with: python preprocess_mitbih.py")
-    strips, no_beat, other_lead = [], 0, []
+    everything, strips, left_out = everything.reshape(len(everything), -1), [], {"strips without an annotated beat": 0}
     for name, offset, samples in zip(data.header["record_names"], np.cumsum(lengths) - lengths, lengths):
         beats = data.metadata[data.metadata["record"] == name]
         if name not in records or len(beats) == 0:
             continue
-        if beats["lead"][0] != data.header["leads"][0]:
-            other_lead.append(str(name))
+        if beats["leads"][0] != " ".join(leads):
+            left_out[f"record {name} without {' '.join(leads)}"] = 1
             continue
         for start in range(0, samples - length + 1, length):
             here = beats[(beats["sample"] >= start) & (beats["sample"] < start + length)]
-            no_beat += len(here) == 0
+            left_out["strips without an annotated beat"] += len(here) == 0
             if len(here):
-                strips.append((everything[offset + start:offset + start + length], here["sample"] - start,
-                               int(np.any(here["symbol"] != NORMAL_SYMBOL)), here["patient"][0]))
-    signals, beats, abnormal, patients = zip(*strips) if strips else ((), (), (), ())
-    return SimpleNamespace(signals=np.array(signals)[:, None], rate=rate, leads=[str(x) for x in data.header["leads"]],
-                           beats=list(beats), abnormal=np.array(abnormal), patients=np.array(patients),
-                           left_out={"strips without an annotated beat": int(no_beat),
-                                     f"records without {data.header['leads'][0]}": len(other_lead)})
+                strips.append((everything[offset + start:offset + start + length].T, here["sample"] - start, here["symbol"],
+                               here["patient"][0], name, start))
+    signals, beats, symbols, patients, names, starts = zip(*strips) if strips else ((),) * 6
+    conditions = {name: (np.array([bool(set(row["symbols"]) & set(x)) for x in symbols]), np.ones(len(symbols), bool))
+                  for name, row in CONDITIONS.items() if row["symbols"]}
+    return SimpleNamespace(kind="mitbih", signals=np.array(signals), rate=rate, leads=leads, beats=list(beats), left_out=left_out,
+                           abnormal=np.array([np.any(x != NORMAL_SYMBOL) for x in symbols]), conditions=conditions,
+                           known=np.ones(len(symbols), bool),
+                           patients=np.array(patients), records=np.array(names), samples=np.array(starts))
 
 
 def ptbxl_strips(data, folds):
-    """Dataset, folds -> their records with at least one superclass; the beats are still to be found."""
+    """PTB-XL, folds -> their records as strips, labelled by superclasses and statements."""
     rows = np.flatnonzero(np.isin(data.metadata["fold"], folds))
-    superclasses = data.metadata["superclasses"][rows]
-    known = superclasses.any(axis=1)
+    metadata = data.metadata[rows]
+    superclasses = metadata["superclasses"] == 1
     normal = [str(name) for name in data.header["class_names"]].index(NORMAL_SUPERCLASS)
-    only_normal = (superclasses[:, normal] == 1) & (superclasses.sum(axis=1) == 1)
-    return SimpleNamespace(signals=data.signals[rows[known]], rate=int(data.header["sampling_rate"]),
-                           leads=[str(x) for x in data.header["leads"]], beats=None,
-                           abnormal=(~only_normal[known]).astype(int), patients=data.metadata["patient"][rows[known]],
-                           left_out={"records without a superclass": int(np.sum(~known))})
+    has = dict(zip(map(str, data.header["statement_names"]), metadata["statements"].T >= 0))
+    absent = np.zeros(len(rows), bool)
+    conditions = {name: (has.get(row["statement"], absent), ~np.any([absent, *(has[x] for x in row["without"] if x in has)], axis=0))
+                  for name, row in CONDITIONS.items()}
+    known = superclasses.any(axis=1)
+    return SimpleNamespace(kind="ptbxl", signals=data.signals[rows], rate=int(data.header["sampling_rate"]),
+                           leads=[str(x) for x in data.header["leads"]], beats=None, rows=rows, name=data.name,
+                           abnormal=~(superclasses[:, normal] & (superclasses.sum(axis=1) == 1)), known=known, conditions=conditions,
+                           patients=metadata["patient"], records=metadata["ecg_id"].astype(str), samples=np.zeros(len(rows), int),
+                           left_out={"records without a superclass, except for the conditions": int(np.sum(~known))})
 
 
 def strips_of(data, parts, side):
-    """Dataset, its split's parts, "validation" or "test" -> strips. Stops when one of the two labels is absent."""
-    strips = (ptbxl_strips if data.name == "ptbxl" else mitbih_strips)(data, parts[side])
-    if len(set(strips.abnormal.tolist())) < 2:
+    """Dataset, its split's parts, a side's name -> strips. Stops when one of the two labels is absent."""
+    strips = (ptbxl_strips if data.kind == "ptbxl" else mitbih_strips)(data, parts[side])
+    if len(set(strips.abnormal[strips.known].tolist())) < 2:
         raise SystemExit(f"{data.name}: the {side} side {parts[side]} has {len(strips.abnormal)} strips, not both normal "
                          "and abnormal ones. Preprocess the complete dataset")
     return strips
+
+
+# ---- R peaks ----
+
+def find_beats(signals, rate):
+    """(n, leads, samples) mV -> list of n arrays of R peak positions, from all leads together.
+
+    A beat is a peak of the slope's energy, 0.25 s from a higher one, of at least 0.3 of the strip's usual beat (the median of
+    as many highest peaks as the strip has seconds). On 10 s strips of DS1 (tests/benchmark_beats.py) it finds more beats
+    than wfdb's XQRS, which needs the first ones to learn, and takes a hundredth of its time.
+    """
+    found = []
+    for energy in qrs_energy(signals, rate):
+        peaks, _ = find_peaks(energy, distance=round(0.25 * rate))
+        usual = np.median(np.sort(energy[peaks])[-max(1, len(energy) // rate):]) if len(peaks) else 0
+        found.append(peaks[energy[peaks] > max(0.3 * usual, 1e-6)])
+    return found
+
+
+def beats_of_records(data):
+    """PTB-XL -> (n, 64) float32 s, R peaks of every record, NaN after the last; from {name}_beats.npy if it is of these signals."""
+    path, rate = f"{data.name}_beats.npy", int(data.header["sampling_rate"])
+    table = np.zeros(len(data.signals), [("ecg_id", "<i8"), ("sum", "<f8"), ("beats", "<f4", (64,))])
+    table["ecg_id"], table["sum"], table["beats"] = data.metadata["ecg_id"], data.signals[:, 0].sum(axis=1, dtype=float), np.nan
+    if Path(path).exists():
+        stored = load_array(path, "cross_dataset_validation.py, after deleting it")
+        if stored.dtype == table.dtype and all(np.array_equal(stored[field], table[field]) for field in ("ecg_id", "sum")):
+            return stored["beats"]
+    ids = table["ecg_id"]
+    for rows in tqdm(np.array_split(np.arange(len(ids)), max(1, len(ids) // 256)), desc="R peaks", unit="part", disable=None):
+        for row, peaks in zip(rows, find_beats(data.signals[rows], rate)):
+            table["beats"][row, :len(peaks)] = peaks[:64] / rate
+    with new_files(path) as (temporary,), open(temporary, "wb") as file:
+        np.save(file, table, allow_pickle=False)
+    print(f"Found {np.isfinite(table['beats']).sum():,} R peaks in {len(ids):,} records, none in "
+          f"{np.sum(np.isnan(table['beats'][:, 0]))}; wrote {path}")
+    return table["beats"]
 
 
 # ---- Match the strips to the model ----
@@ -112,7 +188,7 @@ def resample(signals, rate, wanted):
 
 def match_leads(available, wanted):
     """Lead names of the strips and of the model -> (column of the strips for each of the model's leads, a sentence)."""
-    columns = [next((available.index(name) for name in (lead, SAME_LEAD.get(lead)) if name in available), None)
+    columns = [next((available.index(name) for name in (lead, *SAME_LEAD.get(lead, [])) if name in available), None)
                for lead in wanted]
     if None not in columns:
         pairs = ", ".join(f"{available[column]} as {lead}" if available[column] != lead else lead
@@ -122,182 +198,435 @@ def match_leads(available, wanted):
         return [0] * len(wanted), f"one lead, {available[0]}, stands in for all {len(wanted)} of the model"
     absent = [lead for lead, column in zip(wanted, columns) if column is None]
     raise SystemExit(f"the model needs lead {', '.join(absent)}, the other dataset has {', '.join(available)}. "
-                     "Train on a lead that both have (LEAD in preprocess_mitbih.py, LEADS in model_training.py)")
+                     "Train on leads that both have (LEADS in preprocess_mitbih.py and in model_training.py)")
 
 
-def find_beats(signals, rate):
-    """(n, samples) float32 mV -> list of n arrays of R peak positions, by wfdb's XQRS detector.
+def match_strips(strips, checkpoint, target):
+    """Strips -> the same as the model expects them, and sentences of what was done. The constants hold for the target alone."""
+    columns, sentence = match_leads(strips.leads, checkpoint["inputs"]["leads"])
+    if target and not MATCH_LEADS:
+        columns, sentence = np.arange(len(columns)) % len(strips.leads), "leads: the first ones, whatever their names"
+    needed, place = np.unique(columns, return_inverse=True)
+    signals, rate, wanted = strips.signals[:, needed], strips.rate, checkpoint["sampling_rate"]
+    sentences = [sentence, f"sampling rate: {rate} to {wanted} Hz"]
+    if target and not MILLIVOLTS:
+        signals = signals * np.float32(ADC_UNITS[strips.kind])
+        sentences.append(f"amplitude: in ADC units, {ADC_UNITS[strips.kind]} a mV")
+    if target and not RESAMPLE:
+        rate, sentences[1] = wanted, f"sampling rate: {rate} Hz, taken for {wanted} Hz"
+    return SimpleNamespace(**vars(strips) | {"signals": resample(signals, rate, wanted)[:, place]}), sentences
 
-    XQRS needs more than PTB-XL's 100 Hz: at 100 Hz it finds T waves as beats. So it gets the resampled signal.
-    """
-    return [np.asarray(xqrs_detect(signal.astype(float), rate, verbose=False), np.int64)
-            for signal in tqdm(signals, desc="beats", unit="strip", disable=None)]
+
+def positions_of(strips, checkpoint, target, beats_in_records):
+    """Matched strips -> list of n arrays of beat positions at the model's rate, and a sentence."""
+    rate, stretch = checkpoint["sampling_rate"], strips.signals.shape[2] / (10 * checkpoint["sampling_rate"])
+    if target and not ALIGN_BEATS:
+        return [np.arange(round(.4 * rate), strips.signals.shape[2], round(.8 * rate))] * len(strips.signals), "beats: every 0.8 s"
+    if strips.beats is not None:
+        return [np.asarray(peaks * rate * stretch // strips.rate, np.int64) for peaks in strips.beats], "beats: annotated"
+    found = beats_in_records[strips.rows]
+    return [np.round(row[np.isfinite(row)] * rate * stretch).astype(np.int64) for row in found], "beats: found in all leads"
 
 
-def beat_dataset(signals, beats, checkpoint):
-    """(n, samples) mV at the model's rate, n arrays of R peaks -> a dataset of beats, each strip in the role of a record."""
-    cut, rhythm, strips = [], [], []
-    for number, (signal, peaks) in enumerate(zip(signals, beats)):
-        segments, complete = cut_beats(signal, peaks, checkpoint["segment"])
-        cut.append(segments)
-        rhythm.append(rhythm_features(rr_window(peaks, checkpoint["sampling_rate"]))[complete])
-        strips.append(np.full(len(segments), number))
-    strips = np.concatenate(strips)
-    if len(strips) == 0:
-        raise SystemExit(f"no beat was found in any of the {len(signals)} strips: nothing to measure")
-    rhythm = np.concatenate(rhythm)
-    metadata = np.zeros(len(strips), [("record", "<i8"), ("rhythm", "<f4", rhythm.shape[1:])])
-    metadata["record"], metadata["rhythm"] = strips, rhythm
-    return SimpleNamespace(name=checkpoint["dataset"], signals=np.concatenate(cut)[:, None], metadata=metadata,
-                           header={"leads": checkpoint["inputs"]["leads"]})
+def beat_units(strips, positions, checkpoint, settings):
+    """Matched strips, beat positions -> (signals, features) of all beats as the model takes them, (u,) strip of each."""
+    half, cut, rhythm, number = checkpoint["segment"] // 2, [], [], []
+    for strip, (signals, peaks) in enumerate(zip(strips.signals, positions)):
+        padded = np.pad(signals, ((0, 0), (half, half)), mode="edge")   # the first and the last beat count, too
+        cut.append(cut_beats(padded, peaks + half, checkpoint["segment"])[0])
+        rhythm.append(rhythm_features(rr_window(peaks, checkpoint["sampling_rate"])))
+        number.append(np.full(len(peaks), strip))
+    number = np.concatenate(number)
+    if len(number) == 0:
+        raise SystemExit(f"no beat was found in any of the {len(strips.signals)} strips: nothing to measure")
+    metadata = np.zeros(len(number), [("record", "<i8"), ("rhythm", "<f4", (rhythm[0].shape[1],))])
+    metadata["record"], metadata["rhythm"] = number, np.concatenate(rhythm)
+    header = {"leads": settings["leads"], "sampling_rate": checkpoint["sampling_rate"]}
+    data = SimpleNamespace(name="strips", signals=np.concatenate(cut), metadata=metadata, header=header)
+    return make_inputs(data, **settings | {"context": None}), number   # a strip is a record, so it is the context
+
+
+def crop_units(strips, checkpoint, settings):
+    """Matched strips -> (signals, features) of all half-overlapping crops of them, (u,) strip of each."""
+    header = {"leads": settings["leads"], "sampling_rate": checkpoint["sampling_rate"]}
+    signals, features = make_inputs(SimpleNamespace(name="strips", signals=strips.signals, metadata=None, header=header), **settings)
+    starts = crop_starts(signals.shape[2], checkpoint["crop"])
+    crops = signals.unfold(2, checkpoint["crop"], 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
+    return (crops, features.repeat_interleave(len(starts), 0)), np.repeat(np.arange(len(signals)), len(starts))
+
+
+def units_of(checkpoint, net, strips, target=False, beats_in_records=None):
+    """Strips -> (signals, features) of their beats or crops, (u,) strip of each in rising order, and what was done."""
+    matched, sentences = match_strips(strips, checkpoint, target)
+    settings = dict(checkpoint["inputs"])
+    if target and not BAND_LIMIT:
+        settings["low_pass_hz"] = None
+    if settings["low_pass_hz"]:
+        sentences.append(f"band: up to {settings['low_pass_hz']:g} Hz")
+    if checkpoint["dataset"] == "ptbxl":
+        (signals, features), number = crop_units(matched, checkpoint, settings)
+    else:
+        positions, sentence = positions_of(matched, checkpoint, target, beats_in_records)
+        settings["align"] = settings["align"] and not (target and not ALIGN_BEATS)
+        (signals, features), number = beat_units(matched, positions, checkpoint, settings)
+        sentences.append(sentence)
+    if target and not RHYTHM and features.shape[1]:
+        features[:] = net.normalise_features.mean.cpu()
+        sentences.append("RR features: the training's means")
+    if target and not AGGREGATE:
+        _, first, count = np.unique(number, return_index=True, return_counts=True)
+        middle = first + count // 2
+        signals, features, number = signals[middle], features[middle], number[middle]
+        sentences.append("one beat or crop a strip")
+    return (signals, features), number, sentences
+
+
+# ---- Use of the target's training side ----
+
+def adapt_batch_norm(net, units, crop):
+    """Net, (signals, features) of the target without labels -> a copy whose batch norms have the target's statistics."""
+    net = copy.deepcopy(net)
+    norms = [layer for layer in net.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
+    for layer in norms:
+        layer.reset_running_stats()
+        layer.momentum = None   # a plain average over the batches
+    net.eval()
+    for layer in norms:
+        layer.train()
+    signals, features = units
+    with torch.no_grad():
+        for batch in torch.randperm(len(signals), generator=torch.Generator().manual_seed(0)).split(256):
+            if len(batch) > 1:
+                net(signals[batch, :, :crop], features[batch])
+    return net.eval()
+
+
+def coral(hidden, source):
+    """(u, k) last hidden layer of the target and of the source -> ((k, k), (k,)): x @ A + b has the source's statistics."""
+    def root(values):
+        return np.real(sqrtm(np.cov(values.T) + 1e-2 * np.trace(np.cov(values.T)) / len(values.T) * np.eye(values.shape[1])))
+    matrix = np.linalg.solve(root(hidden), root(source))
+    return matrix, source.mean(axis=0) - hidden.mean(axis=0) @ matrix
+
+
+def use_labels(checkpoint, net, target, result):
+    """Gives the scored strips of the target the probabilities of a last layer fitted to FINE_TUNE_PATIENTS of its training side."""
+    beats = beats_of_records(target) if target.kind == "ptbxl" else None
+    train = strips_of(target, split_parts(target), "train")
+    known = scored_strips(checkpoint, net, take(train, some_strips(train, FINE_TUNE_PATIENTS)), True, beats)
+    rows = known.known
+    if len(set(known.abnormal[rows].tolist())) < 2:
+        raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal or all abnormal: take more")
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known.pooled[rows], known.abnormal[rows])
+    result.score, result.probability = model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1]
+    result.adapted.append(f"last layer fitted to {rows.sum():,} labelled strips of {len(np.unique(known.patients))} patients")
+
+
+def some_strips(strips, patients):
+    """Strips, number of patients -> row numbers of so many of its patients, drawn at random with a fixed seed."""
+    drawn = np.random.default_rng(0).permutation(np.unique(strips.patients))[:patients]
+    return np.flatnonzero(np.isin(strips.patients, drawn))
+
+
+def take(strips, rows):
+    """Strips, row numbers -> those strips."""
+    fields = {key: value[rows] for key, value in vars(strips).items() if isinstance(value, np.ndarray)}
+    beats = None if strips.beats is None else [strips.beats[row] for row in rows]
+    conditions = {name: (truth[rows], known[rows]) for name, (truth, known) in strips.conditions.items()}
+    return SimpleNamespace(**vars(strips) | fields | {"beats": beats, "conditions": conditions})
 
 
 # ---- Score ----
 
-def abnormal_probability(checkpoint, net, inputs):
-    """Checkpoint, net, its inputs -> (n,) probability of abnormal: one minus that of the normal classes.
+def hidden_layer(net, units, crop):
+    """Net, (signals, features) -> (u, 128) float64, what its last layer sees."""
+    body = copy.deepcopy(net)
+    body.head[-1] = nn.Identity()
+    return predict(body, *units, np.arange(len(units[0])), crop).double().numpy()
 
-    The classes keep their shares of the training set: the ten beats of a strip cannot tell others.
+
+def unit_odds(checkpoint, hidden, net):
+    """Checkpoint, (u, 128), net -> (u, outputs) log odds of every class and of every further output."""
+    last = net.head[-1]
+    logits = torch.from_numpy(hidden) @ last.weight.detach().double().T + last.bias.detach().double()
+    classes = len(checkpoint["class_names"])
+    odds = logit(probabilities(logits, checkpoint["task"], classes).clip(1e-9, 1 - 1e-9))
+    return np.concatenate([odds, logits[:, classes:].numpy()], axis=1)
+
+
+def aggregate(values, number, strips, how):
+    """(u,) values of beats or crops, strip of each in rising order -> (strips,) their "mean" or "max", NaN where none is."""
+    result = np.full(strips, np.nan)
+    present, first, count = np.unique(number, return_index=True, return_counts=True)
+    result[present] = np.add.reduceat(values, first) / count if how == "mean" else np.maximum.reduceat(values, first)
+    return result
+
+
+def score_strips(checkpoint, net, units, number, strips, transform=None):
+    """Checkpoint, net, units and their strips, coral's transform -> dict of condition -> (strips,) log odds, "abnormal" first."""
+    hidden = hidden_layer(net, units, checkpoint["crop"])
+    if transform is not None:
+        hidden = hidden @ transform[0] + transform[1]
+    odds, outputs = unit_odds(checkpoint, hidden, net), checkpoint["outputs"]
+    normal = outputs.index(NORMAL_CLASS[checkpoint["class_map"]])
+    scores = {"abnormal": aggregate(-odds[:, normal], number, strips, "mean")}
+    for name, row in CONDITIONS.items():
+        column = [i for i, output in enumerate(outputs) if output in ([row["statement"]] if checkpoint["dataset"] == "ptbxl" else row["classes"])]
+        if column:
+            scores[name] = aggregate(odds[:, column[0]], number, strips, row["beats"])
+    return scores, hidden
+
+
+def scored_strips(checkpoint, net, strips, target=False, beats_in_records=None, transform=None):
+    """Strips -> namespace of truth, scores and identities of those that have a beat, and what was done and left out."""
+    units, number, sentences = units_of(checkpoint, net, strips, target, beats_in_records)
+    scores, hidden = score_strips(checkpoint, net, units, number, len(strips.signals), transform)
+    usable = np.flatnonzero(np.isfinite(scores["abnormal"]))
+    kept = take(strips, usable)
+    pooled = np.stack([aggregate(column, number, len(strips.signals), "mean")[usable] for column in hidden.T], axis=1)
+    conditions = {name: (*kept.conditions[name], values[usable]) for name, values in scores.items() if name in kept.conditions}
+    return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=scores["abnormal"][usable], conditions=conditions,
+                           patients=kept.patients,
+                           records=kept.records, samples=kept.samples, pooled=pooled, hidden=hidden, units=units, adapted=sentences,
+                           left_out=strips.left_out | {"strips without a beat": len(strips.signals) - len(usable)})
+
+
+def scored_beats(checkpoint, net, data, records):
+    """Dataset of annotated beats, record names -> the same for beats, each in its whole record, and the table by class."""
+    columns, sentence = match_leads([str(x) for x in data.header["leads"]], checkpoint["inputs"]["leads"])
+    header = {"leads": checkpoint["inputs"]["leads"], "sampling_rate": checkpoint["sampling_rate"]}
+    named = SimpleNamespace(**vars(data) | {"signals": data.signals[:, columns], "header": header})
+    rows = np.flatnonzero(np.isin(data.metadata["record"], records) & (data.labels >= 0))
+    beats, names = data.metadata[rows], checkpoint["class_names"]
+    logits = predict(net, *make_inputs(named, **checkpoint["inputs"]), rows, checkpoint["crop"])
+    probability = probabilities(logits, checkpoint["task"], len(names), beats["record"], checkpoint["prior"])
+    targets, normal = np.array(data.labels[rows]), names.index(NORMAL_CLASS[checkpoint["class_map"]])
+    conditions = {name: (targets == k, np.ones(len(rows), bool), logit(probability[:, k].clip(1e-9, 1 - 1e-9)))
+                  for k, name in enumerate(names)}
+    return SimpleNamespace(abnormal=targets != normal, known=np.ones(len(rows), bool), score=-conditions[names[normal]][2], conditions=conditions, patients=beats["patient"],
+                           records=beats["record"], samples=beats["sample"], left_out={}, adapted=[sentence, "beats: annotated"],
+                           classes=evaluate(checkpoint, data, rows, targets, probability))
+
+
+# ---- Figures ----
+
+def fit_decision(validation):
+    """Scored validation rows of the source -> (slope, intercept) that make probabilities of scores, and the threshold.
+
+    Platt's scaling; the threshold has the best balanced accuracy.
     """
-    logits = predict(net, *inputs, np.arange(len(inputs[0])), checkpoint["crop"])
-    probability = probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]))
-    normal = [name in NORMAL_CLASSES[checkpoint["class_map"]] for name in checkpoint["class_names"]]
-    return 1 - probability[:, normal].sum(axis=1)
+    score, abnormal = validation.score[validation.known], validation.abnormal[validation.known]
+    model = LogisticRegression(C=1e6).fit(score[:, None], abnormal)
+    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    false_positive, true_positive, cuts = roc_curve(abnormal, expit(slope * score + intercept))
+    return slope, intercept, float(np.clip(cuts[np.argmax(true_positive - false_positive)], 0, 1))
 
 
-def score_strips(checkpoint, net, strips):
-    """Checkpoint, net, strips -> ((n,) scores, NaN for a strip without a usable beat; what was adapted, as sentences)."""
-    columns, sentence = match_leads(strips.leads, checkpoint["inputs"]["leads"])
-    needed, place = np.unique(columns, return_inverse=True)
-    signals = resample(strips.signals[:, needed], strips.rate, checkpoint["sampling_rate"])[:, place]
-    adapted = [sentence, f"sampling rate: {strips.rate} to {checkpoint['sampling_rate']} Hz"]
-    if checkpoint["dataset"] == "ptbxl":
-        crop = checkpoint["crop"] / checkpoint["sampling_rate"]
-        inputs = make_inputs(SimpleNamespace(name="ptbxl", signals=signals, metadata=None,
-                                             header={"leads": checkpoint["inputs"]["leads"]}), **checkpoint["inputs"])
-        return abnormal_probability(checkpoint, net, inputs), [
-            *adapted, f"segment: {STRIP_SECONDS} s as overlapping crops of {crop:g} s, as in training"]
-    if strips.beats is None:
-        beats, found = find_beats(signals[:, 0], checkpoint["sampling_rate"]), "found by wfdb's XQRS"
-    else:
-        beats, found = [peaks * checkpoint["sampling_rate"] // strips.rate for peaks in strips.beats], "annotated"
-    data = beat_dataset(signals[:, 0], beats, checkpoint)
-    probability = abnormal_probability(checkpoint, net, make_inputs(data, **checkpoint["inputs"]))
-    scores = np.full(len(signals), np.nan)
-    for rows in record_rows(data.metadata):
-        scores[data.metadata["record"][rows[0]]] = {"mean": np.mean, "max": np.max}[AGGREGATION](probability[rows])
-    seen = checkpoint["crop"] / checkpoint["sampling_rate"]
-    return scores, [*adapted, f"segment: the {seen:g} s around each beat, as in training", f"beats: {found}",
-                    f"score: {AGGREGATION} over the beats of a {STRIP_SECONDS} s strip, whose own median beat and interval "
-                    "are the reference"]
+def statistics_of(result, threshold):
+    """Scored rows with probabilities, threshold -> function of (b, n) weights -> dict of (b,) figures (see `bootstrap`)."""
+    known, called = result.known, result.probability >= threshold
+    wrong = np.where(known, result.probability - result.abnormal, 0)
+    in_bin = (result.probability * 10).astype(int).clip(0, 9)[:, None] == np.arange(10)
+    abnormal, normal = result.abnormal & known, ~result.abnormal & known
+
+    def statistics(weights):
+        tp, fp, fn, tn = (weights @ (a & b) for a, b in ((called, abnormal), (called, normal), (~called, abnormal), (~called, normal)))
+        sensitivity, specificity = divide(tp, tp + fn), divide(tn, tn + fp)
+        return {"auc": weighted_auc(abnormal[known], result.score[known], weights[:, known]), "f1": divide(2 * tp, 2 * tp + fp + fn),
+                "balanced_accuracy": (sensitivity + specificity) / 2, "sensitivity": sensitivity, "specificity": specificity,
+                "calibration_error": divide(np.abs(weights @ (in_bin * wrong[:, None])).sum(axis=1), weights @ known),
+                **{name: weighted_auc(truth[known], score[known], weights[:, known])
+                   for name, (truth, known, score) in result.conditions.items()}}
+    return statistics
 
 
-def best_threshold(abnormal, scores):
-    """(n,) truth and scores of validation strips -> the threshold with the best balanced accuracy."""
-    false_positive, true_positive, cuts = roc_curve(abnormal, scores)
-    return float(np.clip(cuts[np.argmax(true_positive - false_positive)], 0, 1))
+def figures_of(result, threshold, seed):
+    """Scored rows -> dict of figure -> (value, (1000,) values of resampled patients). seed: of the resamples."""
+    statistics = statistics_of(result, threshold)
+    values, drawn = statistics(np.ones((1, len(result.score)))), bootstrap(result.patients, statistics, seed=seed)
+    return {name: (float(value[0]), drawn[name]) for name, value in values.items() if np.isfinite(value[0])}
 
 
-def binary_metrics(abnormal, scores, threshold):
-    """(n,) truth and scores, threshold -> dict of figures. Abnormal (1) is the positive class."""
-    (tn, fp), (fn, tp) = confusion_matrix(abnormal, scores >= threshold, labels=[0, 1]).tolist()
-    sensitivity, specificity = ratio(tp, tp + fn), ratio(tn, tn + fp)
-    return {"strips": len(abnormal), "abnormal": int(np.sum(abnormal)), "auc": float(roc_auc_score(abnormal, scores)),
-            "f1": ratio(2 * tp, 2 * tp + fp + fn), "accuracy": ratio(tp + tn, len(abnormal)),
-            "balanced_accuracy": (sensitivity + specificity) / 2, "sensitivity": sensitivity,
-            "specificity": specificity, "confusion_matrix": [[tn, fp], [fn, tp]]}
-
-
-def measure(checkpoint, net, strips, threshold=None):
-    """Checkpoint, net, strips, threshold (None: choose it here) -> dict of truth, scores, threshold, figures, ..."""
-    scores, adapted = score_strips(checkpoint, net, strips)
-    usable = np.isfinite(scores)
-    abnormal, scores = strips.abnormal[usable], scores[usable]
-    if len(set(abnormal.tolist())) < 2:
-        raise SystemExit(f"beats were found in {len(abnormal)} of {len(strips.abnormal)} strips, which are not both normal and "
-                         "abnormal: nothing to measure")
-    threshold = best_threshold(abnormal, scores) if threshold is None else threshold
-    return SimpleNamespace(abnormal=abnormal, scores=scores, threshold=threshold, adapted=adapted,
-                           metrics=binary_metrics(abnormal, scores, threshold),
-                           left_out=strips.left_out | {"strips without a usable beat": int(np.sum(~usable))})
+def reliability(result):
+    """Scored rows with probabilities -> list of (mean probability, share of abnormal, rows) of ten bins."""
+    probability, abnormal = result.probability[result.known], result.abnormal[result.known]
+    number = (probability * 10).astype(int).clip(0, 9)
+    return [(float(probability[number == k].mean()), float(abnormal[number == k].mean()), int(np.sum(number == k)))
+            for k in range(10) if np.any(number == k)]
 
 
 # ---- Report ----
 
-def print_report(inside, outside):
-    """Prints the in-domain and cross-domain figures side by side, and the drop."""
-    print(f"\n{'':<20}{'in-domain':>12}{'cross':>12}{'drop':>12}")
-    for name, value in inside.metrics.items():
-        other = outside.metrics[name]
-        if isinstance(value, list):
-            print(f"{name:<20}{str(value):>24}  {other}   rows: true normal, abnormal")
+def report_of(result, figures):
+    """Scored rows and their figures -> dict for the JSON file."""
+    return {"rows": len(result.score), "normal_or_abnormal": int(result.known.sum()),
+            "abnormal": int(np.sum(result.abnormal & result.known)), "patients": len(np.unique(result.patients)),
+            **{name: {"value": value, "interval": interval(drawn)} for name, (value, drawn) in figures.items()},
+            "condition_rows": {name: int(np.sum(truth & known)) for name, (truth, known, _) in result.conditions.items()},
+            "reliability": reliability(result), "adapted": result.adapted, "left_out": result.left_out,
+            **({"classes": result.classes} if hasattr(result, "classes") else {})}
+
+
+def drop_of(inside, outside):
+    """Figures of both sides -> dict of the differences, with intervals (the two sides are resampled independently)."""
+    return {name: {"value": value - outside[name][0], "interval": interval(drawn - outside[name][1])}
+            for name, (value, drawn) in inside.items() if name in outside}
+
+
+def print_report(report, unit):
+    """Prints figures in the model's own domain and in the other one, and the drop, with 95% intervals."""
+    def cell(side, name):
+        row = report[side].get(name) if report[side] else None
+        low, high = (row and row["interval"]) or (None, None)
+        return f"{show(row['value']):>7} [{show(low)} {show(high)}]" if row else f"{'n/a':>7}"
+    names = ["auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "calibration_error"]
+    conditions = [name for name in report["cross_domain"]["condition_rows"] if name in report["cross_domain"]]
+    print(f"\n{'normal or abnormal':<20}{'in-domain':<24}{'cross-domain':<24}drop")
+    for name in [*names, *conditions]:
+        if conditions and name == conditions[0]:
+            print("\nAUC of one condition against the rest")
+        print(f"{name:<20}" + "".join(f"{cell(side, name):<24}" for side in ("in_domain", "cross_domain", "drop"))
+              + (f"{report['cross_domain']['condition_rows'][name]:,} {unit}" if name in conditions else ""))
+    for side in ("in_domain", "cross_domain"):
+        if report[side]:
+            print(f"\n{side.replace('_', '-')}: {report[side]['normal_or_abnormal']:,} {unit} of {report[side]['patients']:,} patients. "
+                  + "; ".join(report[side]["adapted"]))
+            print("  left out: " + ", ".join(f"{number:,} {reason}" for reason, number in report[side]["left_out"].items()))
         else:
-            print(f"{name:<20}{show(value):>12}{show(other):>12}{show(value - other) if isinstance(value, float) else '':>12}")
-    for title, result in (("in-domain", inside), ("cross-domain", outside)):
-        print(f"\n{title}: " + "; ".join(result.adapted))
-        print("  left out: " + ", ".join(f"{number:,} {reason}" for reason, number in result.left_out.items()))
+            print("\nin-domain: none, because the model was trained on the source's test side, too")
 
 
-def plot_report(inside, outside, names, title, path):
-    """Both results -> PNG: ROC curves with the operating points, and how the scores of both labels are distributed."""
-    figure = Figure(figsize=(12, 4), layout="constrained")
+def plot_report(results, report, title, path):
+    """Scored rows of both sides (the in-domain one may be None) -> PNG: ROC curves, calibration, AUC of the conditions."""
+    figure = Figure(figsize=(13, 4.2), layout="constrained")
     axes = figure.subplots(1, 3)
-    for result, name, style in zip((inside, outside), names, ("-", "--")):
-        x, y, _ = roc_curve(result.abnormal, result.scores)
-        axes[0].plot(x, y, style, color="black", label=f"{name}: AUC {result.metrics['auc']:.3f}")
-        axes[0].plot(1 - result.metrics["specificity"], result.metrics["sensitivity"], "o", color="black",
-                     markerfacecolor="black" if style == "-" else "white")
-    axes[0].plot([0, 1], [0, 1], ":", color="0.6")
-    axes[0].set(xlabel="1 - specificity", ylabel="sensitivity", xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-    axes[0].legend(frameon=False, loc="lower right", fontsize=8, title="circle: threshold of the source", title_fontsize=8)
-    for axis, result, name in zip(axes[1:], (inside, outside), names):
-        for label, color, text in ((0, "0.7", "normal"), (1, "#08519c", "abnormal")):
-            odds = logit(result.scores[result.abnormal == label].clip(1e-4, 1 - 1e-4))
-            axis.hist(odds, bins=np.linspace(-9.5, 9.5, 77), density=True, alpha=.65, color=color, label=text)
-        axis.axvline(logit(np.clip(result.threshold, 1e-4, 1 - 1e-4)), color="black", linestyle="--", linewidth=.9, label="threshold")
-        axis.set(xlabel="probability of abnormal", ylabel="density of strips (by log odds)", title=name)
-        axis.set_xticks(logit([1e-4, .001, .01, .1, .5, .9, .99, .999]), ["≤.0001", ".001", ".01", ".1", ".5", ".9", ".99", ".999"],
-                        fontsize=7)
-        axis.legend(frameon=False, fontsize=8)
+    conditions = [name for name in report["cross_domain"]["condition_rows"] if name in report["cross_domain"]]
+    for shift, side, style, fill in ((.12, "in_domain", "--", "white"), (-.12, "cross_domain", "-", "black")):
+        result, part = results[side], report[side]
+        if result is None:
+            continue
+        x, y, _ = roc_curve(result.abnormal[result.known], result.score[result.known])
+        label = f"{side.replace('_', '-')} ({report['source' if side == 'in_domain' else 'target']})"
+        axes[0].plot(x, y, style, color="black", label=f"{label}: AUC {part['auc']['value']:.3f}")
+        axes[0].plot(1 - part["specificity"]["value"], part["sensitivity"]["value"], "o", color="black", markerfacecolor=fill)
+        means, shares, _ = zip(*part["reliability"])
+        axes[1].plot(means, shares, style + "o", color="black", markersize=4, markerfacecolor=fill, label=label)
+        for place, name in enumerate(reversed(conditions)):
+            if name in part:
+                low, high = part[name]["interval"] or (np.nan, np.nan)
+                axes[2].plot([low, high], [place + shift] * 2, style, color="black", linewidth=1)
+                axes[2].plot(part[name]["value"], place + shift, "o", color="black", markersize=5, markerfacecolor=fill)
+    for axis, names in ((axes[0], ("1 - specificity", "sensitivity")), (axes[1], ("probability of abnormal", "share that is abnormal"))):
+        axis.plot([0, 1], [0, 1], ":", color="0.6")
+        axis.set(xlabel=names[0], ylabel=names[1], xlim=(-.01, 1.01), ylim=(-.01, 1.01))
+        axis.legend(frameon=False, fontsize=8, loc="lower right" if axis is axes[0] else "upper left")
+    axes[0].set_title("ROC curve; circle: the source's threshold", fontsize=9)
+    axes[1].set_title("calibration", fontsize=9)
+    axes[2].axvline(.5, color="0.6", linestyle=":")
+    axes[2].set(xlim=(.3, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1], xlabel="AUC against the rest (95% interval)")
+    axes[2].set_title("the same condition; white: in-domain, black: cross-domain", fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, format="png")
 
 
+def table_of(results):
+    """Scored rows of both sides -> table with one row each: side, record (or ecg_id), first sample, patient, truth, scores."""
+    tables = []
+    for side, result in results.items():
+        if result is not None:
+            columns = {"side": side, "record": result.records, "sample": result.samples, "patient": result.patients,
+                       "abnormal": np.where(result.known, result.abnormal, np.nan), "score": result.score, "probability": result.probability}
+            for name, (truth, known, score) in result.conditions.items():
+                columns |= {f"{name} truth": np.where(known, truth.astype(float), np.nan), f"{name} score": score}
+            tables.append(pd.DataFrame(columns))
+    return pd.concat(tables, ignore_index=True)
+
+
 # ---- Main ----
 
-def main():
-    for name, expected in (("PRETRAINED_DATASET", ["mitbih", "ptbxl"]), ("TEST_DATASET", ["mitbih", "ptbxl"]),
-                           ("MODEL", ["cnn", "lstm", "mlp"]), ("AGGREGATION", ["mean", "max"])):
+def check_constants():
+    """Stops the run with one sentence when a constant has none of its allowed values."""
+    for name, expected in (("PRETRAINED_DATASET", ["mitbih", "ptbxl"]), ("MODEL", ["cnn", "lstm", "mlp"]),
+                           ("ADAPTATION", ["none", "adabn", "coral"])):
         check_choice(name, globals()[name], expected)
     if PRETRAINED_DATASET == TEST_DATASET:
         raise SystemExit(f"PRETRAINED_DATASET and TEST_DATASET are both {TEST_DATASET}: model_evaluation.py does that")
+    if not isinstance(FINE_TUNE_PATIENTS, int) or FINE_TUNE_PATIENTS < 0:
+        raise SystemExit(f"FINE_TUNE_PATIENTS = {FINE_TUNE_PATIENTS!r}: expected 0 or a number of patients")
+
+
+def compare_beats(checkpoint, net, source, target):
+    """Both databases have annotated beats -> dict of scored beats: validation, in-domain (or None), cross-domain."""
+    if ADAPTATION != "none" or FINE_TUNE_PATIENTS:
+        raise SystemExit(f"ADAPTATION and FINE_TUNE_PATIENTS are for strips: {TEST_DATASET} has annotated beats, set them to "
+                         '"none" and 0')
+    for name in ("class_names", "sampling_rate"):
+        if str(source.header[name]) != str(target.header[name]):
+            raise SystemExit(f"{source.name} has {name} {source.header[name]}, {target.name} {target.header[name]}: make both with "
+                             "the same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
+    parts = checkpoint["split_parts"]
+    return {"validation": scored_beats(checkpoint, net, source, parts["validation"]),
+            "in_domain": scored_beats(checkpoint, net, source, parts["test"]) if parts["test"] else None,
+            "cross_domain": scored_beats(checkpoint, net, target, split_parts(target)["test"])}
+
+
+def compare_strips(checkpoint, net, source, target):
+    """One of both databases is PTB-XL -> dict of scored strips: validation, in-domain (or None), cross-domain."""
+    parts, target_parts, transform = checkpoint["split_parts"], split_parts(target), None
+    beats = beats_of_records(target) if target.kind == "ptbxl" else None
+    results = {side: scored_strips(checkpoint, net, strips_of(source, parts, part)) if parts[part] else None
+               for side, part in (("validation", "validation"), ("in_domain", "test"))}
+    strips, adapted = strips_of(target, target_parts, "test"), []
+    if ADAPTATION != "none" or FINE_TUNE_PATIENTS:
+        train = strips_of(target, target_parts, "train")
+        others = take(train, some_strips(train, 1000))
+    if ADAPTATION == "adabn":
+        units, _, _ = units_of(checkpoint, net, others, True, beats)
+        net, adapted = adapt_batch_norm(net, units, checkpoint["crop"]), ["batch norms with the target's statistics"]
+    elif ADAPTATION == "coral":
+        other = scored_strips(checkpoint, net, others, True, beats)
+        transform, adapted = coral(other.hidden, results["validation"].hidden), ["last hidden layer aligned by CORAL"]
+    results["cross_domain"] = scored_strips(checkpoint, net, strips, True, beats, transform)
+    results["cross_domain"].adapted += adapted
+    return results
+
+
+def main():
+    check_constants()
     checkpoint, net = load_checkpoint(PRETRAINED_DATASET, MODEL)
     source, target = load_dataset(PRETRAINED_DATASET), load_dataset(TEST_DATASET)
     check_dataset(checkpoint, source)
-    print(f"{MODEL} trained on {PRETRAINED_DATASET}, tested on {TEST_DATASET}: is a strip of {STRIP_SECONDS} s abnormal?")
+    compare = compare_beats if source.kind == target.kind == "mitbih" else compare_strips
+    unit = "beats" if compare is compare_beats else "strips"
+    print(f"{MODEL} trained on {source.name}, tested on {target.name}: is a {unit[:-1]} normal or abnormal?")
+    results = compare(checkpoint, net, source, target)
 
-    validation = measure(checkpoint, net, strips_of(source, checkpoint["split_parts"], "validation"))
-    inside = measure(checkpoint, net, strips_of(source, checkpoint["split_parts"], "test"), validation.threshold)
-    outside = measure(checkpoint, net, strips_of(target, split_parts(target), "test"), validation.threshold)
+    slope, intercept, threshold = fit_decision(results["validation"])
+    for result in results.values():
+        if result is not None:
+            result.probability = expit(slope * result.score + intercept)
+    if FINE_TUNE_PATIENTS:
+        use_labels(checkpoint, net, target, results["cross_domain"])
+    del results["validation"]
+    figures = {side: figures_of(result, threshold, seed) if result else None for seed, (side, result) in enumerate(results.items())}
     warnings = warnings_of(checkpoint)
     if target.header["simulated"] and not checkpoint["simulated"]:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
-    print_report(inside, outside)
-    print(f"\nThreshold {validation.threshold:.3f} from {len(validation.abnormal):,} validation strips of {PRETRAINED_DATASET}")
+    report = {"source": source.name, "target": target.name, "model": MODEL, "unit": unit, "warnings": warnings, "threshold": threshold,
+              "constants": {name: value for name, value in globals().items() if name.isupper()},
+              **{side: report_of(result, figures[side]) if result else None for side, result in results.items()},
+              "drop": drop_of(figures["in_domain"], figures["cross_domain"]) if results["in_domain"] else None}
+    print_report(report, unit)
+    if unit == "beats":
+        print_metrics(results["cross_domain"].classes)
     print(*warnings, sep="\n")
 
-    name = f"{PRETRAINED_DATASET}_to_{TEST_DATASET}_{MODEL}_cross"
-    report = {"source": PRETRAINED_DATASET, "target": TEST_DATASET, "model": MODEL, "warnings": warnings,
-              "threshold": validation.threshold, "in_domain": inside.metrics, "cross_domain": outside.metrics,
-              "drop": {k: v - outside.metrics[k] for k, v in inside.metrics.items() if isinstance(v, float)},
-              "adapted": {"in_domain": inside.adapted, "cross_domain": outside.adapted},
-              "left_out": {"in_domain": inside.left_out, "cross_domain": outside.left_out},
-              "normal": {"classes": NORMAL_CLASSES[checkpoint["class_map"]], "mitbih": NORMAL_SYMBOL, "ptbxl": NORMAL_SUPERCLASS}}
-    with new_files(f"{name}.json", f"{name}.png") as (json_path, plot_path):
+    name = f"{source.name}_to_{target.name}_{MODEL}_cross"
+    with new_files(*(f"{name}.{end}" for end in ("json", "csv", "png"))) as (json_path, table_path, plot_path):
         json_path.write_text(json.dumps(report, indent=1) + "\n")
-        plot_report(inside, outside, [f"in-domain ({PRETRAINED_DATASET})", f"cross-domain ({TEST_DATASET})"],
-                    ". ".join([f"{MODEL} trained on {PRETRAINED_DATASET}: normal or abnormal", *warnings]), plot_path)
-    print(f"Wrote {name}.json, {name}.png")
+        table_of(results).to_csv(table_path, index=False, float_format="%.9g")
+        plot_report(results, report, ". ".join([f"{MODEL} trained on {source.name}, tested on {target.name}", *warnings]), plot_path)
+    print(f"Wrote {name}.json, .csv, .png")
 
 
 if __name__ == "__main__":

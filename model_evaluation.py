@@ -34,7 +34,7 @@ SMOOTHING = 0.02          # s, width of the moving average over the gradient
 # what a checkpoint must hold
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
         "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior", "thresholds",
-        "epoch"}
+        "epoch", "outputs"}
 
 
 # ---- Load a checkpoint ----
@@ -144,6 +144,40 @@ def aami_metrics(labels, probability, records, names):
     classes, rest, s = multiclass_metrics(labels, probability, names)["classes"], records != "232", names.index("S")
     return {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF"),
             "S_without_record_232": class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s, probability[rest, s])}
+
+
+# ---- Intervals ----
+
+def bootstrap(patients, statistics, resamples=1000, seed=0):
+    """(n,) patient of each row, function of (b, n) weights -> dict of figures, each (resamples,), over resamples of the patients.
+
+    A patient is drawn with all rows, because these are not independent. Weights of one give the figures themselves.
+    """
+    _, number = np.unique(patients, return_inverse=True)
+    count = number.max() + 1
+    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
+    parts = [statistics(part[:, number].astype(np.float64)) for part in np.array_split(drawn, max(1, resamples * len(number) // 10 ** 7))]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def weighted_auc(wanted, scores, weights):
+    """(n,) bool, (n,) scores, (b, n) weights -> (b,) AUC, NaN where one of both is missing. Equal scores count half."""
+    order = np.argsort(scores, kind="stable")
+    groups = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))   # where each group of equal scores begins
+    positive, negative = (np.add.reduceat(weights[:, order] * mask[order], groups, axis=1) for mask in (wanted, ~wanted))
+    pairs = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
+    return divide(pairs, positive.sum(axis=1) * negative.sum(axis=1))
+
+
+def divide(parts, wholes):
+    """Arrays -> parts / wholes, NaN where there is nothing to divide by."""
+    return np.divide(parts, wholes, out=np.full(np.shape(wholes), np.nan), where=np.asarray(wholes) > 0)
+
+
+def interval(values):
+    """Figures of the resamples -> [low, high], the middle 95%; None where fewer than half of them are defined."""
+    values = values[np.isfinite(values)] if np.isfinite(values).mean() >= .5 else []
+    return [float(x) for x in np.quantile(values, [.025, .975])] if len(values) else None
 
 
 # ---- Report ----
@@ -303,7 +337,8 @@ def main():
     sides = split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
     rows = task_rows(data, checkpoint["task"], sides)["test"]
     if len(rows) == 0:
-        raise SystemExit(f"{DATASET}_signals.npy has no test rows with a class: preprocess the complete dataset")
+        raise SystemExit(f"{DATASET}_signals.npy has no test rows with a class: preprocess the complete dataset"
+                         + (", or train with another SPLIT: \"all\" left none" if checkpoint["split"] == "all" else ""))
 
     inputs = make_inputs(data, **checkpoint["inputs"])
     targets = targets_of(data, checkpoint["task"])[rows].numpy()

@@ -19,7 +19,7 @@ from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import check_choice, new_files
+from preprocess_mitbih import check_choice, low_pass, new_files, qrs_energy, rhythm_features, rr_window
 
 # data
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -28,11 +28,16 @@ TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the p
 LEADS = "all"             # "all" leads of the .npy file, or names: ["II"] trains a one-lead model on PTB-XL
 RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median beat (needs no labels of the record)
 RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
+CONTEXT_SECONDS = None    # s: MIT-BIH: where a beat's normal beat and rhythm come from: None: its whole record, as in a Holter
+                          # analysis; 10: the 10 s strip it is in, all that a PTB-XL record offers, for models to be used there
+SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin
+LOW_PASS = None           # Hz: None, or a frequency (40) above which nothing reaches the model, as databases differ there
 ADAPTED_CLASSES = {"aami": ["N", "S"], "clinical": ["normal", "supraventricular"]}   # MIT-BIH: classes whose share may
                           # differ from record to record (see `adapt_prior`, which needs no labels); []: none
 
 # split
-SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds) or "random", which leaks patients
+SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds); "all": the test side and the paced records train
+                          # too, for models to be used on another database; or "random", which leaks patients
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 that are not trained on
 EXCLUDED_RECORDS = []     # MIT-BIH, inter_patient: ["202"] leaves out the test record of the patient who is also in DS1 (201)
 VALIDATION_FOLD = 9       # PTB-XL: strat_fold for choosing the epoch and the thresholds; the rest trains
@@ -76,8 +81,8 @@ ARCHITECTURE = {
 }
 # The metadata fields that the inter-patient split goes by, and the others that are needed.
 GROUP = {"mitbih": "record", "ptbxl": "fold"}
-FIELDS = {"mitbih": ["record", "patient", "subset", "symbol", "sample", "lead", "rhythm"],
-          "ptbxl": ["fold", "patient", "superclasses", "statements"]}
+FIELDS = {"mitbih": ["record", "patient", "subset", "symbol", "sample", "leads", "rhythm"],
+          "ptbxl": ["ecg_id", "fold", "patient", "superclasses", "statements"]}
 
 
 # ---- Load a dataset ----
@@ -93,8 +98,12 @@ def load_array(name, script):
 
 
 def load_dataset(dataset):
-    """Name -> signals (n, leads, samples) float32 mV, labels (n,), metadata (n,) structured, header (one record)."""
-    script = "preprocess_ptbxl.py" if dataset == "ptbxl" else "preprocess_mitbih.py"
+    """Name -> signals (n, leads, samples) float32 mV, labels (n,), metadata (n,) structured, header (one record), kind.
+
+    kind is "ptbxl", or "mitbih" for any database of annotated beats.
+    """
+    kind = "ptbxl" if dataset == "ptbxl" else "mitbih"
+    script = f"preprocess_{kind}.py"
     signals, labels, metadata, header = (load_array(f"{dataset}_{part}.npy", script)
                                          for part in ("signals", "labels", "metadata", "header"))
     again = f"Make the four {dataset}_*.npy files again with: python {script}"
@@ -105,7 +114,7 @@ def load_dataset(dataset):
         raise SystemExit(f"{dataset}: {len(signals)} signals and labels and metadata of shape {metadata.shape} do not "
                          f"belong together. {again}")
     fields = {"class_names", "leads", "sampling_rate", "simulated", "class_map"}
-    if fields - set(header.dtype.names or ()) or set(FIELDS[dataset]) - set(metadata.dtype.names or ()):
+    if fields - set(header.dtype.names or ()) or set(FIELDS[kind]) - set(metadata.dtype.names or ()):
         raise SystemExit(f"{dataset}_header.npy or {dataset}_metadata.npy lacks fields. {again}")
     if labels.dtype != np.int64 or labels.min() < -1 or labels.max() >= header["class_names"].shape[1]:
         raise SystemExit(f"{dataset}_labels.npy holds {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 "
@@ -113,10 +122,10 @@ def load_dataset(dataset):
     if not all(np.isfinite(signals[i:i + 4096]).all() for i in range(0, len(signals), 4096)):
         raise SystemExit(f"{dataset}_signals.npy contains NaN or infinite samples. {again}")
     signals = signals[:, None] if signals.ndim == 2 else signals
-    if signals.shape[1] != header["leads"].shape[1] or (dataset == "ptbxl" and signals.shape[2] != 10 * header["sampling_rate"]):
+    if signals.shape[1] != header["leads"].shape[1] or (kind == "ptbxl" and signals.shape[2] != 10 * header["sampling_rate"]):
         raise SystemExit(f"{dataset}_signals.npy has shape {signals.shape}, the header says {header['leads'].shape[1]} leads "
                          f"at {header['sampling_rate'][0]} Hz. {again}")
-    return SimpleNamespace(name=dataset, signals=signals, labels=labels, metadata=metadata, header=header[0])
+    return SimpleNamespace(name=dataset, kind=kind, signals=signals, labels=labels, metadata=metadata, header=header[0])
 
 
 # ---- Split ----
@@ -130,20 +139,25 @@ def split_rows(data, split, parts, seed):
         rows = np.random.default_rng(seed).permutation(len(data.signals))
         first, second = int(.8 * len(rows)), int(.9 * len(rows))
         return {"train": np.sort(rows[:first]), "validation": np.sort(rows[first:second]), "test": np.sort(rows[second:])}
-    group = data.metadata[GROUP[data.name]]
+    group = data.metadata[GROUP[data.kind]]
     return {side: np.flatnonzero(np.isin(group, members)) for side, members in parts.items()}
 
 
-def split_parts(data):
-    """Dataset -> dict of side -> its records or folds in the inter-patient split, from the constants."""
-    if data.name == "ptbxl":
-        train = [fold for fold in range(1, 11) if fold not in (VALIDATION_FOLD, TEST_FOLD)]
-        return {"train": train, "validation": [VALIDATION_FOLD], "test": [TEST_FOLD]}
-    records = {subset: np.unique(data.metadata["record"][data.metadata["subset"] == subset]).tolist()
-               for subset in ("DS1", "DS2")}
-    keep = {subset: [name for name in names if name not in EXCLUDED_RECORDS] for subset, names in records.items()}
-    return {"train": [name for name in keep["DS1"] if name not in VALIDATION_RECORDS],
-            "validation": [name for name in keep["DS1"] if name in VALIDATION_RECORDS], "test": keep["DS2"]}
+def split_parts(data, split="inter_patient"):
+    """Dataset, "inter_patient" or "all" -> dict of side -> its records or folds, from the constants."""
+    if data.kind == "ptbxl":
+        group = np.arange(1, 11)
+        test, validation = group == TEST_FOLD, group == VALIDATION_FOLD
+    else:
+        group, first = np.unique(data.metadata["record"], return_index=True)
+        subset, excluded = data.metadata["subset"][first], np.isin(group, EXCLUDED_RECORDS)
+        test = np.isin(subset, ["DS2", "test"]) & ~excluded     # "test": all records of a third database
+        validation = np.isin(group, VALIDATION_RECORDS) & ~excluded
+        if split != "all":
+            group, test, validation = (x[np.isin(subset, ["DS1", "DS2", "test"]) & ~excluded] for x in (group, test, validation))
+    test &= split != "all"
+    sides = {"train": ~test & ~validation, "validation": validation, "test": test}
+    return {side: group[rows].tolist() for side, rows in sides.items()}
 
 
 def check_records(data):
@@ -176,7 +190,7 @@ def check_patients(data, sides, split):
 def task_rows(data, task, sides):
     """Leaves the rows that the task can use: one superclass each for multiclass, at least one for multilabel."""
     usable = data.labels >= 0
-    if data.name == "ptbxl" and task == "multiclass":
+    if data.kind == "ptbxl" and task == "multiclass":
         usable = data.metadata["superclasses"].sum(axis=1) == 1
     return {side: rows[usable[rows]] for side, rows in sides.items()}
 
@@ -197,49 +211,76 @@ def targets_of(data, task):
 
 def statements_of(data):
     """Dataset -> (n, statements) float32 zeros and ones, the SCP statements of PTB-XL's records; (n, 0) for other datasets."""
-    if data.name != "ptbxl" or STATEMENT_WEIGHT == 0:
+    if data.kind != "ptbxl" or STATEMENT_WEIGHT == 0:
         return torch.zeros(len(data.labels), 0)
     return torch.from_numpy((data.metadata["statements"] >= 0).astype(np.float32))
 
 
 # ---- Inputs ----
 
-def record_rows(metadata):
-    """(n,) metadata -> list of the row numbers of each record."""
+def record_rows(metadata, strip=None):
+    """(n,) metadata -> list of the row numbers of each record, or of each strip of so many samples, in time order."""
     _, number = np.unique(metadata["record"], return_inverse=True)
+    if strip:
+        place = metadata["sample"] // strip
+        _, number = np.unique(number * (place.max() + 1) + place, return_inverse=True)
     return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
-def relative_beats(signals, metadata):
-    """(n, 1, samples) float32 mV -> (n, 2, samples): the beat in units of its record's median beat, and the difference.
+def relative_beats(signals, groups):
+    """(n, leads, samples) float32 mV, row numbers of each record or strip -> (n, 2 * leads, samples).
 
-    The median beat of a record needs no labels, but all of the record's beats: an offline analysis, as in a Holter.
+    The beats in heights of their record's median beat, then their differences from it. The median beat needs no labels, but
+    all beats of the record: an offline analysis, as in a Holter.
     """
-    relative = np.empty((len(signals), 2, signals.shape[2]), np.float32)
-    for rows in record_rows(metadata):
-        beats = signals[rows, 0] - np.median(signals[rows, 0], axis=1, keepdims=True)   # without its baseline
+    relative = np.empty((len(signals), 2, *signals.shape[1:]), np.float32)
+    for rows in groups:
+        beats = signals[rows] - np.median(signals[rows], axis=2, keepdims=True)     # without their baseline
         median = np.median(beats, axis=0)
-        height = max(np.ptp(median), 0.1)   # mV; a flat record is not blown up
+        height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]                   # mV; a flat lead is not blown up
         relative[rows, 0], relative[rows, 1] = beats / height, (beats - median) / height
-    return relative
+    return relative.reshape(len(signals), -1, signals.shape[2])
 
 
-def make_inputs(data, leads, record_relative, rhythm, window):
+def align_beats(signals, rate):
+    """(n, leads, samples) beats -> the same, moved by up to 0.1 s so that the QRS complex's energy peaks in the middle.
+
+    Annotated and detected positions differ by some samples; so do two databases'.
+    """
+    middle, reach = signals.shape[2] // 2, round(0.1 * rate)
+    aligned = np.empty_like(signals)
+    for rows in np.array_split(np.arange(len(signals)), max(1, len(signals) // 4096)):
+        shift = qrs_energy(signals[rows], rate)[:, middle - reach:middle + reach + 1].argmax(axis=1) - reach
+        columns = np.clip(np.arange(signals.shape[2]) + shift[:, None], 0, signals.shape[2] - 1)
+        aligned[rows] = np.take_along_axis(signals[rows], columns[:, None], axis=2)
+    return aligned
+
+
+def make_inputs(data, leads, record_relative, rhythm, window, context, align, low_pass_hz):
     """Dataset and the checkpoint's settings -> signals (n, channels, samples), features (n, k) float32 tensors.
 
-    window is the number of samples kept in the middle of each signal, None for all.
+    window is the number of samples kept in the middle of each signal, None for all; context and low_pass_hz are
+    CONTEXT_SECONDS and LOW_PASS; align: see `align_beats`.
     """
     names = [str(lead) for lead in data.header["leads"]]
     absent = [lead for lead in leads if lead not in names]
     if absent:
         raise SystemExit(f"lead {', '.join(absent)} is not in {data.name}_signals.npy, which has {', '.join(names)}")
     signals = data.signals if list(leads) == names else np.ascontiguousarray(data.signals[:, [names.index(x) for x in leads]])
+    rate = int(data.header["sampling_rate"])
+    if low_pass_hz:
+        signals = low_pass(signals, rate, low_pass_hz)
+    if align:
+        signals = align_beats(signals, rate)
+    groups = record_rows(data.metadata, context and round(context * rate)) if record_relative or context else []
     if record_relative:
-        signals = relative_beats(signals, data.metadata)
+        signals = relative_beats(signals, groups)
     if window is not None:
         start = (signals.shape[2] - window) // 2
         signals = np.ascontiguousarray(signals[:, :, start:start + window])
     features = np.array(data.metadata["rhythm"]) if rhythm else np.zeros((len(signals), 0), np.float32)
+    for rows in groups if rhythm and context else []:
+        features[rows] = rhythm_features(rr_window(data.metadata["sample"][rows], rate))
     return torch.from_numpy(signals), torch.from_numpy(features)
 
 
@@ -570,10 +611,11 @@ def plot_history(history, best_epoch, title, path):
 
 def input_settings(data):
     """Constants -> what make_inputs needs to know, as it travels in the checkpoint."""
-    beats = data.name != "ptbxl"
+    beats = data.kind == "mitbih"
     return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
             "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats,
-            "window": round(CROP_SECONDS[data.name] * int(data.header["sampling_rate"])) if beats else None}
+            "window": round((CROP_SECONDS["mitbih"] + 2 * SHIFT_SECONDS) * int(data.header["sampling_rate"])) if beats else None,
+            "context": CONTEXT_SECONDS if beats else None, "align": beats and CONTEXT_SECONDS is not None, "low_pass_hz": LOW_PASS}
 
 
 def check_settings():
@@ -582,7 +624,10 @@ def check_settings():
             ("DATASET", [], lambda x: x in ARCHITECTURE, f"one of {', '.join(ARCHITECTURE)}"),
             ("MODEL", [], lambda x: x in MODELS, f"one of {', '.join(MODELS)}"),
             ("TASK", [], lambda x: x in ("multilabel", "multiclass"), "one of multilabel, multiclass"),
-            ("SPLIT", [], lambda x: x in ("inter_patient", "random"), "one of inter_patient, random"),
+            ("SPLIT", [], lambda x: x in ("inter_patient", "all", "random"), "one of inter_patient, all, random"),
+            ("CONTEXT_SECONDS", [], lambda x: x is None or x >= 2, "None or a number of seconds from 2"),
+            ("SHIFT_SECONDS", [], lambda x: x >= 0, "0 or a number of seconds"),
+            ("LOW_PASS", [], lambda x: x is None or x > 0, "None or a frequency in Hz"),
             ("KEEP", [DATASET], lambda x: x in ("last", "best"), "one of last, best"),
             ("EPOCHS", [DATASET], lambda x: isinstance(x, int) and x >= 1, "a whole number from 1"),
             ("BATCH_SIZE", [DATASET], lambda x: isinstance(x, int) and x >= 2, "a whole number from 2"),
@@ -648,9 +693,9 @@ def main():
 
     data = load_dataset(DATASET)
     task = TASK if DATASET == "ptbxl" else "multiclass"
-    if DATASET == "mitbih" and SPLIT == "inter_patient":
+    if DATASET == "mitbih" and SPLIT != "random":
         check_records(data)
-    parts = split_parts(data)
+    parts = split_parts(data, SPLIT)
     sides = task_rows(data, task, split_rows(data, SPLIT, parts, SEED))
     sides["train"] = some_patients(data, sides["train"], TRAIN_FRACTION)
     crop = round(CROP_SECONDS[DATASET] * int(data.header["sampling_rate"]))

@@ -1,11 +1,12 @@
-"""Cuts the annotated beats of the MIT-BIH Arrhythmia Database out of its WFDB records.
+"""Cuts the annotated beats of the MIT-BIH Arrhythmia Database, or of another one like it, out of its WFDB records.
 
-Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (360 Hz, two leads, 30 minutes each)
-Writes  mitbih_signals.npy    (n, 360) float32   mV, one beat a row, the annotated R peak at sample 180
+Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (MIT-BIH: 360 Hz, two leads, 30 minutes each)
+Writes  mitbih_signals.npy    (n, 360) float32   mV, one beat a row, the annotated R peak at sample 180; with several LEADS
+                              (n, leads, 360)
         mitbih_labels.npy     (n,) int64         index into the header's class_names
         mitbih_metadata.npy   (n,) structured    record, patient, subset, lead, sample, symbol, RR intervals, rhythm
-        mitbih_records.npy    (samples,) float32 mV, the chosen lead of all records, end to end
-        mitbih_header.npy     (1,) structured    class names, sampling rate, lead, record names and lengths
+        mitbih_records.npy    (samples,) float32 mV, the chosen lead of all records, end to end; several: (samples, leads)
+        mitbih_header.npy     (1,) structured    class names, sampling rate, leads, record names and lengths
 Takes   5 seconds for the 48 records.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Eng. Med. Biol. 2001.
@@ -14,36 +15,40 @@ The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", I
 import os
 from collections import Counter
 from contextlib import contextmanager
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import wfdb
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import butter, resample_poly, sosfiltfilt
 from tqdm import tqdm
 
 # data
-NAME = "mitbih"           # prefix of the files written
+NAME = "mitbih"           # prefix of the files written; for another database e.g. "svdb": its records are all for testing
 DATA_DIR = "mit-bih-arrhythmia-database-1.0.0"   # folder with the WFDB files, relative to the working directory
 RECORDS = "all"           # "all": those that DATA_DIR/RECORDS lists, or names: ["100", "101"]
-SAMPLING_RATE = 360       # Hz; a record with another rate stops the run
+SAMPLING_RATE = 360       # Hz of what is written; a record of another rate is resampled, annotations too, and counted
 BAD_RECORDS = "stop"      # a record that cannot be used: "stop" the run, or "skip" the record and count it
 
-# lead and classes
-LEAD = "MLII"             # by its name in the header; 114 has it as second signal
-LEAD_ABSENT = "first"     # 102 and 104 have no MLII: "first" takes their first signal (V5), "skip" leaves them out
+# leads and classes
+LEADS = ["MLII"]          # by their names in the header, one or several: ["MLII", "V1"]; SVDB: ["ECG1"], INCART: ["II"]
+LEAD_ABSENT = "first"     # 102 and 104 have no MLII: "first" takes their first signals (V5), "skip" leaves them out
 CLASS_MAP = "aami"        # "aami": N S V F Q of ANSI/AAMI EC57, or "clinical": what a cardiologist names apart
 
 # segment
 SEGMENT = 360             # samples a beat, half of them before the R peak: 1 s
 
-# Class name -> annotation symbols. "e" and "j" (escape beats) belong to N in EC57, not to S.
+# Class name -> annotation symbols. "e" and "j" (escape beats) belong to N in EC57, not to S. B, n, r and ? do not occur in
+# MIT-BIH, but in its sisters: an unspecified bundle branch block, an escape, an R-on-T and an unclassified beat.
 CLASS_MAPS = {
-    "aami": {"N": "NLRej", "S": "AaJS", "V": "VE", "F": "F", "Q": "/fQ"},
-    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "AaJSej", "ventricular": "VE",
+    "aami": {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "F": "F", "Q": "/fQ?"},
+    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "AaJSejn", "ventricular": "VEr",
                  "fusion": "F", "paced": "/f"},
 }
-BEATS = "NLRejAaJSVEF/fQ"   # every other symbol (+ ~ | x [ ! ] ") marks rhythm, noise or flutter waves, not a beat
+BEATS = "NLRBejnAaJSVErF/fQ?"   # every other symbol (+ ~ | x [ ! ] ") marks rhythm, noise or flutter waves, not a beat
 
-# The inter-patient split of de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004.
+# The inter-patient split of de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004, where NAME is "mitbih".
 SUBSETS = {
     "DS1": "101 106 108 109 112 114 115 116 118 119 122 124 201 203 205 207 208 209 215 220 223 230",
     "DS2": "100 103 105 111 113 117 121 123 200 202 210 212 213 214 219 221 222 228 231 232 233 234",
@@ -144,7 +149,7 @@ def record_names(folder, records):
 
 
 class LeadAbsent(ValueError):
-    """A record without the wanted lead, which LEAD_ABSENT = "skip" leaves out."""
+    """A record without a wanted lead, which LEAD_ABSENT = "skip" leaves out."""
 
 
 def read_wfdb(path):
@@ -173,22 +178,24 @@ def read_wfdb(path):
     return record, signals
 
 
-def read_record(folder, name, lead, lead_absent, sampling_rate):
-    """One record -> dict of its lead ((samples,) float32 mV), lead name, beat samples and symbols, and notes.
+def read_record(folder, name, leads, lead_absent, sampling_rate):
+    """One record -> dict of its signals ((leads, samples) float32 mV), lead names, beat samples and symbols, and notes.
 
     Raises ValueError with one sentence where the record is not what the constants say.
     """
     record, signals = read_wfdb(Path(folder) / name)
-    if record.fs != sampling_rate:
-        raise ValueError(f"sampled at {record.fs} Hz, SAMPLING_RATE says {sampling_rate} Hz")
-    if lead not in record.sig_name and lead_absent == "skip":
-        raise LeadAbsent(f"has no lead {lead}, only {', '.join(record.sig_name)}")
-    index = record.sig_name.index(lead) if lead in record.sig_name else 0
-    if np.isnan(signals[:, index]).any():
-        raise ValueError(f"{np.isnan(signals[:, index]).sum()} samples of lead {record.sig_name[index]} are invalid (NaN)")
+    absent = [lead for lead in leads if lead not in record.sig_name]
+    if absent and (lead_absent == "skip" or len(record.sig_name) < len(leads)):
+        raise LeadAbsent(f"has no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
+    columns = range(len(leads)) if absent else [record.sig_name.index(lead) for lead in leads]
+    found = [record.sig_name[column] for column in columns]
+    signals = signals[:, columns].T
+    if np.isnan(signals).any():
+        raise ValueError(f"{np.isnan(signals).sum()} samples of lead {', '.join(found)} are invalid (NaN)")
     sample, symbol = read_annotations(Path(folder) / name, record.sig_len)
+    signals, sample = resample_record(signals, sample, record.fs, sampling_rate)
     beat = np.isin(symbol, list(BEATS))
-    return {"name": name, "signal": signals[:, index].astype(np.float32), "lead": record.sig_name[index],
+    return {"name": name, "signals": signals.astype(np.float32), "leads": found, "rate": record.fs,
             "sample": sample[beat], "symbol": symbol[beat], "non_beats": Counter(symbol[~beat].tolist()),
             "simulated": any("simulated" in comment for comment in record.comments)}
 
@@ -205,6 +212,17 @@ def read_annotations(path, samples):
     if len(sample) == 0 or sample.min() < 0 or sample.max() >= samples or np.any(np.diff(sample) < 0):
         raise ValueError(f"the annotations are not in time order within the record's {samples} samples")
     return sample, symbol
+
+
+def resample_record(signals, sample, rate, wanted):
+    """(leads, samples), (k,) annotated positions at `rate` Hz -> the same at `wanted` Hz, with an anti-aliasing filter."""
+    if rate == wanted:
+        return signals, sample
+    if not 50 <= rate <= 10000:
+        raise ValueError(f"sampled at {rate} Hz: expected a rate from 50 to 10,000 Hz")
+    ratio = (Fraction(wanted) / Fraction(rate).limit_denominator(100)).limit_denominator(1000)
+    signals = resample_poly(signals, ratio.numerator, ratio.denominator, axis=1)
+    return signals, np.minimum(np.round(sample * float(ratio)).astype(np.int64), signals.shape[1] - 1)
 
 
 # ---- Beats ----
@@ -243,22 +261,39 @@ def rhythm_features(rr):
     ]).astype(np.float32)
 
 
-def cut_beats(signal, sample, segment):
-    """(samples,) lead, (k,) beat positions -> (m, segment) beats and the (k,) mask of those that fill a segment."""
+def cut_beats(signals, sample, segment):
+    """(leads, samples), (k,) beat positions -> (m, leads, segment) beats and the (k,) mask of those that fill a segment."""
     start = sample - segment // 2
-    complete = (start >= 0) & (start + segment <= len(signal))
-    return signal[start[complete, None] + np.arange(segment)], complete
+    complete = (start >= 0) & (start + segment <= signals.shape[1])
+    return signals[:, start[complete, None] + np.arange(segment)].swapaxes(0, 1), complete
+
+
+def low_pass(signals, rate, cutoff):
+    """(..., samples) float32 at `rate` Hz -> the same without what is above `cutoff` Hz (4th-order Butterworth, zero phase)."""
+    if cutoff >= rate / 2:
+        return signals
+    filtered = np.empty_like(signals)
+    for rows in np.array_split(np.arange(len(signals)), max(1, len(signals) // 4096)):
+        filtered[rows] = sosfiltfilt(butter(4, cutoff, fs=rate, output="sos"), signals[rows], axis=-1)
+    return filtered
+
+
+def qrs_energy(signals, rate):
+    """(n, leads, samples) at `rate` Hz -> (n, samples): the slope between 5 and 20 Hz over 0.12 s, of all leads together."""
+    slope = np.gradient(sosfiltfilt(butter(2, (5, 20), "bandpass", fs=rate, output="sos"), signals, axis=2), axis=2)
+    return np.sqrt(uniform_filter1d(np.square(slope).sum(axis=1), round(0.12 * rate), axis=1))
 
 
 def beat_table(record):
     """Record dict -> (k,) structured metadata, one row for each annotated beat, complete or not."""
     sample, rr = record["sample"], rr_window(record["sample"], SAMPLING_RATE)
     table = np.zeros(len(sample), [
-        ("record", "U8"), ("patient", "U8"), ("subset", "U5"), ("lead", "U8"), ("sample", "<i8"), ("symbol", "U1"),
+        ("record", "U12"), ("patient", "U12"), ("subset", "U5"), ("leads", "U32"), ("sample", "<i8"), ("symbol", "U1"),
         ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rhythm", "<f4", (25,))])
-    table["record"], table["lead"] = record["name"], record["lead"]
-    table["patient"] = SAME_PATIENT.get(record["name"], record["name"])
-    table["subset"] = next((subset for subset, names in SUBSETS.items() if record["name"] in names.split()), "test")
+    table["record"], table["leads"] = record["name"], " ".join(record["leads"])
+    subsets, same_patient = (SUBSETS, SAME_PATIENT) if NAME == "mitbih" else ({}, {})
+    table["patient"] = same_patient.get(record["name"], record["name"])
+    table["subset"] = next((subset for subset, names in subsets.items() if record["name"] in names.split()), "test")
     table["sample"], table["symbol"], table["rhythm"] = sample, record["symbol"], rhythm_features(rr)
     table["rr_previous"], table["rr_next"] = rr[:, 9], rr[:, 10]
     return table
@@ -318,25 +353,27 @@ def read_all(names, signals_file, records_file):
     beats, kept, left_out, used, simulated = [], [], Counter(), {}, False
     for name in tqdm(names, desc="records", unit="record", disable=None):
         try:
-            record = read_record(DATA_DIR, name, LEAD, LEAD_ABSENT, SAMPLING_RATE)
+            record = read_record(DATA_DIR, name, LEADS, LEAD_ABSENT, SAMPLING_RATE)
         except ValueError as error:
             if BAD_RECORDS == "stop" and not isinstance(error, LeadAbsent):
                 raise SystemExit(f"record {name} in {DATA_DIR}: {error}. "
                                  'Fetch it again, or set BAD_RECORDS = "skip" to go on without it') from error
             left_out[f"record: {name} {error}"] += 1
             continue
-        segments, complete = cut_beats(record["signal"], record["sample"], SEGMENT)
+        segments, complete = cut_beats(record["signals"], record["sample"], SEGMENT)
         known = symbol_labels(record["symbol"], CLASS_MAPS[CLASS_MAP]) >= 0
-        signals_file.append(segments[known[complete]])
-        records_file.append(record["signal"])
+        signals_file.append(segments[known[complete]].reshape(-1, *signals_file.row_shape))
+        records_file.append(record["signals"].T.reshape(-1, *records_file.row_shape))
         beats.append(beat_table(record))
         kept.append(complete & known)
-        used[name], simulated = len(record["signal"]), simulated or record["simulated"]
+        used[name], simulated = record["signals"].shape[1], simulated or record["simulated"]
         left_out["beats: too near to the record's ends to fill a segment"] += int(np.sum(~complete))
         left_out[f"beats: symbol not in the class map {CLASS_MAP!r}"] += int(np.sum(complete & ~known))
         left_out.update({f"annotations: {symbol!r} is not a beat": n for symbol, n in record["non_beats"].items()})
-        if record["lead"] != LEAD:
-            left_out[f"record: {name} has no {LEAD}, its first signal {record['lead']} stands in"] += 1
+        if record["leads"] != LEADS:
+            left_out[f"record: {name} has no {' '.join(LEADS)}, its first signal {' '.join(record['leads'])} stands in"] += 1
+        if record["rate"] != SAMPLING_RATE:
+            left_out[f"records: resampled from {record['rate']:g} to {SAMPLING_RATE} Hz"] += 1
     if not used:
         raise SystemExit(f"none of the {len(names)} records in {DATA_DIR} could be used")
     return np.concatenate(beats), np.concatenate(kept), left_out, used, simulated
@@ -346,19 +383,22 @@ def main():
     check_choice("CLASS_MAP", CLASS_MAP, CLASS_MAPS)
     check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
+    if isinstance(LEADS, str) or not LEADS or len(set(LEADS)) < len(LEADS):
+        raise SystemExit(f'LEADS = {LEADS!r}: expected a list of different lead names, as ["MLII"]')
     check_folder(DATA_DIR, "https://physionet.org/content/mitdb/1.0.0/")
     names = record_names(DATA_DIR, RECORDS)
     outputs = [f"{NAME}_{part}.npy" for part in ("signals", "labels", "metadata", "records", "header")]
 
     with new_files(*outputs) as (signals_path, labels_path, metadata_path, records_path, header_path):
-        signals_file, records_file = RowWriter(signals_path, (SEGMENT,), "<f4"), RowWriter(records_path, (), "<f4")
+        several = [len(LEADS)] if len(LEADS) > 1 else []
+        signals_file, records_file = RowWriter(signals_path, [*several, SEGMENT], "<f4"), RowWriter(records_path, several, "<f4")
         beats, kept, left_out, used, simulated = read_all(names, signals_file, records_file)
         signals_file.close()
         records_file.close()
         verdict = check_published(beats, signals_file.rows, simulated)
         beats = beats[kept]
         labels = symbol_labels(beats["symbol"], CLASS_MAPS[CLASS_MAP])
-        header = one_row(dataset=NAME, class_map=CLASS_MAP, class_names=list(CLASS_MAPS[CLASS_MAP]), leads=[LEAD],
+        header = one_row(dataset=NAME, class_map=CLASS_MAP, class_names=list(CLASS_MAPS[CLASS_MAP]), leads=LEADS,
                          sampling_rate=SAMPLING_RATE, simulated=simulated, record_names=list(used),
                          record_samples=list(used.values()))
         for path, array in ((labels_path, labels), (metadata_path, beats), (header_path, header)):

@@ -22,7 +22,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import wfdb
-from scipy.signal import lfilter
+from scipy.signal import lfilter, resample_poly
 from scipy.spatial.transform import Rotation
 
 SIMULATED = "simulated ECG, not a recording of a patient"   # a comment line of every header
@@ -238,6 +238,18 @@ def write_mitbih(folder, records=MITBIH_RECORDS, seconds=120, seed=0):
     annotations = {record: write_mitbih_record(folder, record, seconds, seed) for record in records}
     (folder / "RECORDS").write_text("".join(f"{record}\n" for record in records))
     return annotations
+
+
+def write_at_rate(source, folder, names, rate, leads):
+    """Rewrites simulated records {name: new name} at another rate and with other lead names, as a third database."""
+    folder.mkdir(parents=True)
+    for name, new in names.items():
+        record, annotation = wfdb.rdrecord(f"{source}/{name}"), wfdb.rdann(f"{source}/{name}", "atr")
+        signals = resample_poly(record.p_signal, rate, record.fs, axis=0)
+        wfdb.wrsamp(new, fs=rate, units=["mV"] * 2, sig_name=leads, p_signal=signals, fmt=["16"] * 2, write_dir=str(folder),
+                    comments=record.comments)
+        wfdb.wrann(new, "atr", np.round(annotation.sample * rate / record.fs).astype(int), annotation.symbol, write_dir=str(folder))
+    (folder / "RECORDS").write_text("".join(f"{new}\n" for new in names.values()))
 
 
 def write_mitbih_record(folder, record, seconds, seed):

@@ -1,5 +1,7 @@
 """model_training.py: splits that do not leak, inputs, models, checkpoints, bad input."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -98,10 +100,10 @@ def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
     signals = rng.normal(size=(20, 1, 360)).astype(np.float32)
     metadata = np.zeros(20, [("record", "U3")])
     metadata["record"] = ["a"] * 12 + ["b"] * 8
-    relative = stage.relative_beats(signals, metadata)
+    relative = stage.relative_beats(signals, stage.record_rows(metadata))
     scaled = signals.copy()
     scaled[:12] = 3 * scaled[:12] + 0.7
-    np.testing.assert_allclose(stage.relative_beats(scaled, metadata), relative, atol=1e-5)
+    np.testing.assert_allclose(stage.relative_beats(scaled, stage.record_rows(metadata)), relative, atol=1e-5)
     beats = signals[12:, 0] - np.median(signals[12:, 0], axis=1, keepdims=True)
     np.testing.assert_allclose(relative[12:, 1] * np.ptp(np.median(beats, axis=0)), beats - np.median(beats, axis=0), atol=1e-5)
 
@@ -282,10 +284,51 @@ def test_clinical_classes_are_scored_by_those_that_the_validation_rows_have(prep
 
 def test_the_window_is_the_middle_of_the_beat(prepared):
     data = stage.load_dataset("mitbih")
-    whole, _ = stage.make_inputs(data, ["MLII"], False, False, None)
-    middle, features = stage.make_inputs(data, ["MLII"], False, False, 180)
+    settings = {"leads": ["MLII"], "record_relative": False, "rhythm": False, "context": None, "align": False, "low_pass_hz": None}
+    whole, _ = stage.make_inputs(data, **settings, window=None)
+    middle, features = stage.make_inputs(data, **settings, window=180)
     torch.testing.assert_close(middle, whole[:, :, 90:270])
     assert features.shape == (len(whole), 0)
+
+
+def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
+    data = stage.load_dataset("mitbih")
+    settings = {"leads": ["MLII"], "record_relative": True, "rhythm": True, "context": 10, "align": True, "low_pass_hz": 40, "window": 180}
+    signals, features = stage.make_inputs(data, **settings)
+    rows = np.flatnonzero((data.metadata["record"] == "119") & (data.metadata["sample"] // 3600 == 1))
+    alone = stage.make_inputs(SimpleNamespace(**vars(data) | {"signals": data.signals[rows], "metadata": data.metadata[rows]}), **settings)
+    torch.testing.assert_close(alone[0], signals[rows])
+    torch.testing.assert_close(alone[1], features[rows])
+    whole = stage.make_inputs(data, **settings | {"context": None})
+    assert not torch.equal(whole[1][rows], features[rows]) and not torch.equal(whole[0][rows], signals[rows])
+
+
+def test_aligned_beats_are_those_of_shifted_positions():
+    t = (np.arange(2000) - 1000) / 360
+    wave = np.exp(-(t / .02) ** 2) - .3 * np.exp(-((t - .03) / .015) ** 2) + .2 * np.exp(-((t - .25) / .05) ** 2)
+    beats = np.stack([wave[1000 + shift - 180:1000 + shift + 180] for shift in (-20, -7, 0, 12, 25)])[:, None].astype(np.float32)
+    aligned = stage.align_beats(beats, 360)[:, 0, 40:320]
+    assert np.abs(aligned - aligned[2]).max() < .05 < np.abs(beats[:, 0, 40:320] - beats[2, 0, 40:320]).max()
+
+
+def test_low_pass_keeps_what_is_below_and_removes_what_is_above():
+    t = np.arange(3600) / 360
+    slow, fast = np.sin(2 * np.pi * 10 * t), np.sin(2 * np.pi * 90 * t)
+    found = stage.low_pass((slow + fast)[None, None].astype(np.float32), 360, 40)[0, 0]
+    np.testing.assert_allclose(found[360:-360], slow[360:-360], atol=.05)
+    assert found.dtype == np.float32 and stage.low_pass(found, 60, 40) is found
+
+
+def test_split_all_trains_on_everything_but_the_validation_rows(prepared, quick):
+    checkpoint = quick(SPLIT="all")
+    parts = checkpoint["split_parts"]
+    assert parts["test"] == [] and {"100", "104", "232"} <= set(parts["train"]) and set(parts["validation"]) == set(stage.VALIDATION_RECORDS)
+    assert quick("ptbxl", SPLIT="all")["split_parts"] == {"train": [1, 2, 3, 4, 5, 6, 7, 8, 10], "validation": [9], "test": []}
+    monkey = pytest.MonkeyPatch()
+    with monkey.context() as patch, pytest.raises(SystemExit, match="no test rows"):
+        patch.setattr(model_evaluation, "DATASET", "mitbih")
+        patch.setattr(model_evaluation, "MODEL", "mlp")
+        model_evaluation.main()
 
 
 # ---- Bad input ----

@@ -47,7 +47,7 @@ def test_signals_are_the_lead_by_name_in_millivolts(database, record, lead):
     for row in rows:
         sample = metadata["sample"][row]
         np.testing.assert_array_equal(signals[row], voltage[sample - 180:sample + 180])
-    assert set(metadata["lead"][rows]) == {lead}
+    assert set(metadata["leads"][rows]) == {lead}
 
 
 def test_the_whole_leads_lie_end_to_end(database):
@@ -93,9 +93,9 @@ def test_rhythm_features_are_finite_and_see_a_premature_beat():
 
 
 def test_odd_segments_fill_up_to_the_last_sample():
-    beats, complete = stage.cut_beats(np.arange(100.), np.array([4, 5, 94, 95]), 11)
+    beats, complete = stage.cut_beats(np.arange(200.).reshape(2, 100), np.array([4, 5, 94, 95]), 11)
     assert complete.tolist() == [False, True, True, False]
-    np.testing.assert_array_equal(beats, [np.arange(11), np.arange(89, 100)])
+    np.testing.assert_array_equal(beats, [[np.arange(11), np.arange(100, 111)], [np.arange(89, 100), np.arange(189, 200)]])
 
 
 def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, monkeypatch, capsys):
@@ -105,13 +105,51 @@ def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, monkeypatc
     assert "102 has no lead MLII, only V5, V2" in capsys.readouterr().out
 
 
+def test_several_leads_are_kept_together(database, monkeypatch):
+    monkeypatch.setattr(stage, "LEADS", ["V1", "MLII"])
+    monkeypatch.setattr(stage, "LEAD_ABSENT", "skip")
+    stage.main()
+    metadata, signals, records = load("metadata"), load("signals"), load("records")
+    assert set(metadata["record"]) == {"101", "118"} and set(metadata["leads"]) == {"V1 MLII"}   # 102 and 114 have V5
+    physical, _ = wfdb.rdsamp(f"{MITBIH}/118", channel_names=["MLII", "V1"])
+    voltage = physical[:, ::-1].astype(np.float32)
+    row = np.flatnonzero(metadata["record"] == "118")[3]
+    sample = metadata["sample"][row]
+    np.testing.assert_array_equal(signals[row], voltage[sample - 180:sample + 180].T)
+    np.testing.assert_array_equal(records[7200:], voltage)
+    assert load("header")["leads"][0].tolist() == ["V1", "MLII"]
+
+
+@pytest.mark.parametrize("rate", [128, 257])
+def test_another_database_is_resampled_with_its_annotations(work, monkeypatch, capsys, rate):
+    truth = simulate.write_mitbih(work / MITBIH, records=["101"], seconds=20)["101"]
+    simulate.write_at_rate(work / MITBIH, work / "svdb", {"101": "800"}, rate, ["ECG1", "ECG2"])
+    for name, value in {"NAME": "svdb", "DATA_DIR": "svdb", "LEADS": ["ECG1"]}.items():
+        monkeypatch.setattr(stage, name, value)
+    stage.main()
+    metadata, signals = np.load("svdb_metadata.npy"), np.load("svdb_signals.npy")
+    samples = [s for s, symbol in zip(*truth) if symbol in stage.BEATS and 182 <= s <= 7200 - 182]
+    kept = metadata["sample"][(metadata["sample"] >= 182) & (metadata["sample"] <= 7200 - 182)]
+    np.testing.assert_allclose(kept, samples, atol=2)
+    original, _ = wfdb.rdsamp(f"{MITBIH}/101", channel_names=["MLII"])
+    row = int(np.flatnonzero(metadata["sample"] == kept[5])[0])
+    assert np.corrcoef(signals[row], original[kept[5] - 180:kept[5] + 180, 0])[0, 1] > .95
+    assert set(metadata["subset"]) == {"test"} and f"resampled from {rate} to 360 Hz" in capsys.readouterr().out
+
+
+def test_leads_are_a_list(work, monkeypatch):
+    monkeypatch.setattr(stage, "LEADS", "MLII")
+    with pytest.raises(SystemExit, match="LEADS = 'MLII': expected a list"):
+        stage.main()
+
+
 def test_class_maps_are_the_published_ones():
     aami = {symbol: name for name, symbols in stage.CLASS_MAPS["aami"].items() for symbol in symbols}
-    assert aami == {**dict.fromkeys("NLRej", "N"), **dict.fromkeys("AaJS", "S"), **dict.fromkeys("VE", "V"), "F": "F",
-                    **dict.fromkeys("/fQ", "Q")}
+    assert aami == {**dict.fromkeys("NLRejBn", "N"), **dict.fromkeys("AaJS", "S"), **dict.fromkeys("VEr", "V"), "F": "F",
+                    **dict.fromkeys("/fQ?", "Q")}   # B n r ? do not occur in MIT-BIH
     assert set(aami) == set(stage.BEATS)
     clinical = {symbol for symbols in stage.CLASS_MAPS["clinical"].values() for symbol in symbols}
-    assert clinical == set(stage.BEATS) - {"Q"}
+    assert clinical == set(stage.BEATS) - set("QB?")
 
 
 def test_clinical_classes_leave_out_unclassifiable_beats(database, monkeypatch):
@@ -179,7 +217,7 @@ DAMAGES = {
     "118.hea is missing": lambda folder: (folder / "118.hea").unlink(),
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
     "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
-    "118.*sampled at 250": lambda folder: replace(folder / "118.hea", " 360 ", " 250 "),
+    "118.*sampled at 20 Hz": lambda folder: replace(folder / "118.hea", " 360 ", " 20 "),
     "118.*21600 bytes.*7000 samples make 21000": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
     "118.*21610 bytes.*7200 samples make 21600": lambda folder: (folder / "118.dat").open("ab").write(bytes(10)),
