@@ -81,7 +81,7 @@ ADC_UNITS = {"ptbxl": 1000, "mitbih": 200}   # a mV
 # ---- Strips of both databases ----
 
 def mitbih_strips(data, records):
-    """Dataset of beats, record names -> strips of 10 s, labelled by the annotated beats in them."""
+    """Dataset of beats, record names -> strips of 10 s with their annotated beats, labelled by these."""
     everything = load_array(f"{data.name}_records.npy", "preprocess_mitbih.py")
     rate, lengths = int(data.header["sampling_rate"]), data.header["record_samples"]
     length, leads = 10 * rate, [str(x) for x in data.header["leads"]]
@@ -103,39 +103,47 @@ def mitbih_strips(data, records):
                 strips.append((everything[offset + start:offset + start + length].T, here["sample"] - start, here["symbol"],
                                here["patient"][0], name, start))
     signals, beats, symbols, patients, names, starts = zip(*strips) if strips else ((),) * 6
-    conditions = {name: (np.array([bool(set(row["symbols"]) & set(x)) for x in symbols]), np.ones(len(symbols), bool))
+    every = np.ones(len(symbols), bool)
+    conditions = {name: (np.array([bool(set(row["symbols"]) & set(x)) for x in symbols]), every)
                   for name, row in CONDITIONS.items() if row["symbols"]}
-    return SimpleNamespace(kind="mitbih", signals=np.array(signals), rate=rate, leads=leads, beats=list(beats), left_out=left_out,
-                           abnormal=np.array([np.any(x != NORMAL_SYMBOL) for x in symbols]), conditions=conditions,
-                           known=np.ones(len(symbols), bool),
-                           patients=np.array(patients), records=np.array(names), samples=np.array(starts))
+    return SimpleNamespace(kind="mitbih", signals=np.array(signals), rate=rate, leads=leads, beats=list(beats), beats_are="annotated",
+                           abnormal=np.array([np.any(x != NORMAL_SYMBOL) for x in symbols]), known=every, conditions=conditions,
+                           patients=np.array(patients), records=np.array(names), samples=np.array(starts), left_out=left_out)
 
 
-def ptbxl_strips(data, folds):
-    """PTB-XL, folds -> their records as strips, labelled by superclasses and statements."""
+def ptbxl_strips(data, folds, need_beats=False):
+    """PTB-XL, folds -> their records as strips, labelled by superclasses and statements, with detected beats if need be."""
     rows = np.flatnonzero(np.isin(data.metadata["fold"], folds))
-    metadata = data.metadata[rows]
-    superclasses = metadata["superclasses"] == 1
+    metadata, rate = data.metadata[rows], int(data.header["sampling_rate"])
+    superclasses, absent = metadata["superclasses"] == 1, np.zeros(len(rows), bool)
     normal = [str(name) for name in data.header["class_names"]].index(NORMAL_SUPERCLASS)
     has = dict(zip(map(str, data.header["statement_names"]), metadata["statements"].T >= 0))
-    absent = np.zeros(len(rows), bool)
     conditions = {name: (has.get(row["statement"], absent), ~np.any([absent, *(has[x] for x in row["without"] if x in has)], axis=0))
                   for name, row in CONDITIONS.items()}
     known = superclasses.any(axis=1)
-    return SimpleNamespace(kind="ptbxl", signals=data.signals[rows], rate=int(data.header["sampling_rate"]),
-                           leads=[str(x) for x in data.header["leads"]], beats=None, rows=rows, name=data.name,
-                           abnormal=~(superclasses[:, normal] & (superclasses.sum(axis=1) == 1)), known=known, conditions=conditions,
-                           patients=metadata["patient"], records=metadata["ecg_id"].astype(str), samples=np.zeros(len(rows), int),
+    beats = [np.round(row[np.isfinite(row)] * rate).astype(np.int64) for row in beats_of_records(data)[rows]] if need_beats else None
+    return SimpleNamespace(kind="ptbxl", signals=data.signals[rows], rate=rate, leads=[str(x) for x in data.header["leads"]],
+                           beats=beats, beats_are="found in all leads", conditions=conditions, known=known,
+                           abnormal=~(superclasses[:, normal] & (superclasses.sum(axis=1) == 1)), patients=metadata["patient"],
+                           records=metadata["ecg_id"].astype(str), samples=np.zeros(len(rows), int),
                            left_out={"records without a superclass, except for the conditions": int(np.sum(~known))})
 
 
-def strips_of(data, parts, side):
+def strips_of(data, parts, side, need_beats=False):
     """Dataset, its split's parts, a side's name -> strips. Stops when one of the two labels is absent."""
-    strips = (ptbxl_strips if data.kind == "ptbxl" else mitbih_strips)(data, parts[side])
+    strips = ptbxl_strips(data, parts[side], need_beats) if data.kind == "ptbxl" else mitbih_strips(data, parts[side])
     if len(set(strips.abnormal[strips.known].tolist())) < 2:
         raise SystemExit(f"{data.name}: the {side} side {parts[side]} has {len(strips.abnormal)} strips, not both normal "
                          "and abnormal ones. Preprocess the complete dataset")
     return strips
+
+
+def take(strips, rows):
+    """Strips, row numbers -> those strips."""
+    fields = {key: value[rows] for key, value in vars(strips).items() if isinstance(value, np.ndarray)}
+    beats = None if strips.beats is None else [strips.beats[row] for row in rows]
+    conditions = {name: (truth[rows], known[rows]) for name, (truth, known) in strips.conditions.items()}
+    return SimpleNamespace(**vars(strips) | fields | {"beats": beats, "conditions": conditions})
 
 
 # ---- R peaks ----
@@ -201,63 +209,51 @@ def match_leads(available, wanted):
                      "Train on leads that both have (LEADS in preprocess_mitbih.py and in model_training.py)")
 
 
-def match_strips(strips, checkpoint, target):
-    """Strips -> the same as the model expects them, and sentences of what was done. The constants hold for the target alone."""
+def match_signals(strips, checkpoint, target):
+    """Strips -> (n, leads, samples) float32 with the model's leads, unit and rate, and sentences. The switches are the target's."""
     columns, sentence = match_leads(strips.leads, checkpoint["inputs"]["leads"])
     if target and not MATCH_LEADS:
         columns, sentence = np.arange(len(columns)) % len(strips.leads), "leads: the first ones, whatever their names"
     needed, place = np.unique(columns, return_inverse=True)
-    signals, rate, wanted = strips.signals[:, needed], strips.rate, checkpoint["sampling_rate"]
-    sentences = [sentence, f"sampling rate: {rate} to {wanted} Hz"]
+    signals, wanted, sentences = strips.signals[:, needed], checkpoint["sampling_rate"], [sentence]
     if target and not MILLIVOLTS:
         signals = signals * np.float32(ADC_UNITS[strips.kind])
         sentences.append(f"amplitude: in ADC units, {ADC_UNITS[strips.kind]} a mV")
     if target and not RESAMPLE:
-        rate, sentences[1] = wanted, f"sampling rate: {rate} Hz, taken for {wanted} Hz"
-    return SimpleNamespace(**vars(strips) | {"signals": resample(signals, rate, wanted)[:, place]}), sentences
+        return signals[:, place], [*sentences, f"sampling rate: {strips.rate} Hz, taken for {wanted} Hz"]
+    return resample(signals, strips.rate, wanted)[:, place], [*sentences, f"sampling rate: {strips.rate} to {wanted} Hz"]
 
 
-def positions_of(strips, checkpoint, target, beats_in_records):
-    """Matched strips -> list of n arrays of beat positions at the model's rate, and a sentence."""
-    rate, stretch = checkpoint["sampling_rate"], strips.signals.shape[2] / (10 * checkpoint["sampling_rate"])
-    if target and not ALIGN_BEATS:
-        return [np.arange(round(.4 * rate), strips.signals.shape[2], round(.8 * rate))] * len(strips.signals), "beats: every 0.8 s"
-    if strips.beats is not None:
-        return [np.asarray(peaks * rate * stretch // strips.rate, np.int64) for peaks in strips.beats], "beats: annotated"
-    found = beats_in_records[strips.rows]
-    return [np.round(row[np.isfinite(row)] * rate * stretch).astype(np.int64) for row in found], "beats: found in all leads"
-
-
-def beat_units(strips, positions, checkpoint, settings):
-    """Matched strips, beat positions -> (signals, features) of all beats as the model takes them, (u,) strip of each."""
+def beat_units(signals, positions, checkpoint, settings):
+    """(n, leads, samples), n arrays of beat positions -> (signals, features) of all beats as the model takes them, strip of each."""
     half, cut, rhythm, number = checkpoint["segment"] // 2, [], [], []
-    for strip, (signals, peaks) in enumerate(zip(strips.signals, positions)):
-        padded = np.pad(signals, ((0, 0), (half, half)), mode="edge")   # the first and the last beat count, too
+    for strip, (signal, peaks) in enumerate(zip(signals, positions)):
+        padded = np.pad(signal, ((0, 0), (half, half)), mode="edge")   # the first and the last beat count, too
         cut.append(cut_beats(padded, peaks + half, checkpoint["segment"])[0])
         rhythm.append(rhythm_features(rr_window(peaks, checkpoint["sampling_rate"])))
         number.append(np.full(len(peaks), strip))
-    number = np.concatenate(number)
+    number, rhythm = np.concatenate(number), np.concatenate(rhythm)
     if len(number) == 0:
-        raise SystemExit(f"no beat was found in any of the {len(strips.signals)} strips: nothing to measure")
-    metadata = np.zeros(len(number), [("record", "<i8"), ("rhythm", "<f4", (rhythm[0].shape[1],))])
-    metadata["record"], metadata["rhythm"] = number, np.concatenate(rhythm)
+        raise SystemExit(f"no beat was found in any of the {len(signals)} strips: nothing to measure")
+    metadata = np.zeros(len(number), [("record", "<i8"), ("rhythm", "<f4", rhythm.shape[1:])])
+    metadata["record"], metadata["rhythm"] = number, rhythm
     header = {"leads": settings["leads"], "sampling_rate": checkpoint["sampling_rate"]}
     data = SimpleNamespace(name="strips", signals=np.concatenate(cut), metadata=metadata, header=header)
-    return make_inputs(data, **settings | {"context": None}), number   # a strip is a record, so it is the context
+    return make_inputs(data, **settings | {"context": None}), number   # a strip is a record here, so it is the context
 
 
-def crop_units(strips, checkpoint, settings):
-    """Matched strips -> (signals, features) of all half-overlapping crops of them, (u,) strip of each."""
+def crop_units(signals, checkpoint, settings):
+    """(n, leads, samples) -> (signals, features) of all half-overlapping crops as the model takes them, strip of each."""
     header = {"leads": settings["leads"], "sampling_rate": checkpoint["sampling_rate"]}
-    signals, features = make_inputs(SimpleNamespace(name="strips", signals=strips.signals, metadata=None, header=header), **settings)
+    signals, features = make_inputs(SimpleNamespace(name="strips", signals=signals, metadata=None, header=header), **settings)
     starts = crop_starts(signals.shape[2], checkpoint["crop"])
     crops = signals.unfold(2, checkpoint["crop"], 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
     return (crops, features.repeat_interleave(len(starts), 0)), np.repeat(np.arange(len(signals)), len(starts))
 
 
-def units_of(checkpoint, net, strips, target=False, beats_in_records=None):
+def units_of(checkpoint, net, strips, target=False):
     """Strips -> (signals, features) of their beats or crops, (u,) strip of each in rising order, and what was done."""
-    matched, sentences = match_strips(strips, checkpoint, target)
+    matched, sentences = match_signals(strips, checkpoint, target)
     settings = dict(checkpoint["inputs"])
     if target and not BAND_LIMIT:
         settings["low_pass_hz"] = None
@@ -265,11 +261,15 @@ def units_of(checkpoint, net, strips, target=False, beats_in_records=None):
         sentences.append(f"band: up to {settings['low_pass_hz']:g} Hz")
     if checkpoint["dataset"] == "ptbxl":
         (signals, features), number = crop_units(matched, checkpoint, settings)
+    elif target and not ALIGN_BEATS:
+        rate = checkpoint["sampling_rate"]
+        positions = [np.arange(2 * rate // 5, matched.shape[2], 4 * rate // 5)] * len(matched)
+        (signals, features), number = beat_units(matched, positions, checkpoint, settings | {"align": False})
+        sentences.append("beats: every 0.8 s")
     else:
-        positions, sentence = positions_of(matched, checkpoint, target, beats_in_records)
-        settings["align"] = settings["align"] and not (target and not ALIGN_BEATS)
+        positions = [peaks * matched.shape[2] // strips.signals.shape[2] for peaks in strips.beats]
         (signals, features), number = beat_units(matched, positions, checkpoint, settings)
-        sentences.append(sentence)
+        sentences.append(f"beats: {strips.beats_are}")
     if target and not RHYTHM and features.shape[1]:
         features[:] = net.normalise_features.mean.cpu()
         sentences.append("RR features: the training's means")
@@ -281,18 +281,86 @@ def units_of(checkpoint, net, strips, target=False, beats_in_records=None):
     return (signals, features), number, sentences
 
 
+# ---- Score ----
+
+def hidden_layer(net, units, crop):
+    """Net, (signals, features) -> (u, 128) float64, what its last layer sees."""
+    body = copy.deepcopy(net)
+    body.head[-1] = nn.Identity()
+    return predict(body, *units, np.arange(len(units[0])), crop).double().numpy()
+
+
+def log_odds(checkpoint, net, hidden):
+    """Checkpoint, net, (u, 128) last hidden layer -> (u, outputs) log odds of every class and of every further output."""
+    last, classes = net.head[-1], len(checkpoint["class_names"])
+    logits = torch.from_numpy(hidden) @ last.weight.detach().double().T + last.bias.detach().double()
+    return np.concatenate([odds_of(probabilities(logits, checkpoint["task"], classes)), logits[:, classes:].numpy()], axis=1)
+
+
+def odds_of(probability):
+    """Probabilities -> finite log odds."""
+    return logit(probability.clip(1e-9, 1 - 1e-9))
+
+
+def aggregate(values, number, strips, how):
+    """(u, ...) values of beats or crops, strip of each in rising order -> (strips, ...) their "mean" or "max", NaN where none is."""
+    result = np.full((strips, *values.shape[1:]), np.nan)
+    present, first, count = np.unique(number, return_index=True, return_counts=True)
+    result[present] = (np.maximum if how == "max" else np.add).reduceat(values, first)
+    if how == "mean":
+        result[present] = (result[present].T / count).T
+    return result
+
+
+def scored_strips(checkpoint, net, strips, target=False, transform=None):
+    """Strips -> truth, scores (log odds) and identities of those that have a beat; what was done, and what was left out.
+
+    transform: of the last hidden layer, by `coral`.
+    """
+    units, number, sentences = units_of(checkpoint, net, strips, target)
+    hidden = hidden_layer(net, units, checkpoint["crop"])
+    if transform is not None:
+        hidden = hidden @ transform[0] + transform[1]
+    odds, outputs, n = log_odds(checkpoint, net, hidden), checkpoint["outputs"], len(strips.signals)
+    normal = aggregate(odds[:, outputs.index(NORMAL_CLASS[checkpoint["class_map"]])], number, n, "mean")
+    usable = np.flatnonzero(np.isfinite(normal))
+    kept, conditions = take(strips, usable), {}
+    for name, row in CONDITIONS.items():
+        column = np.flatnonzero(np.isin(outputs, [row["statement"]] if checkpoint["dataset"] == "ptbxl" else row["classes"]))
+        if name in kept.conditions and len(column) and checkpoint["output_rows"][column[0]]:
+            conditions[name] = (*kept.conditions[name], aggregate(odds[:, column[0]], number, n, row["beats"])[usable])
+    return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=-normal[usable], conditions=conditions, patients=kept.patients,
+                           records=kept.records, samples=kept.samples, units=units, hidden=hidden, adapted=sentences,
+                           pooled=aggregate(hidden, number, n, "mean")[usable],
+                           left_out=strips.left_out | {"strips without a beat": n - len(usable)})
+
+
+def scored_beats(checkpoint, net, data, records):
+    """Dataset of annotated beats, record names -> the same for beats, each in its whole record, and the figures by class."""
+    columns, sentence = match_leads([str(x) for x in data.header["leads"]], checkpoint["inputs"]["leads"])
+    header = {"leads": checkpoint["inputs"]["leads"], "sampling_rate": checkpoint["sampling_rate"]}
+    named = SimpleNamespace(**vars(data) | {"signals": data.signals[:, columns], "header": header})
+    rows = np.flatnonzero(np.isin(data.metadata["record"], records) & (data.labels >= 0))
+    beats, labels, names, every = data.metadata[rows], np.array(data.labels[rows]), checkpoint["class_names"], np.ones(len(rows), bool)
+    logits = predict(net, *make_inputs(named, **checkpoint["inputs"]), rows, checkpoint["crop"])
+    probability = probabilities(logits, checkpoint["task"], len(names), beats["record"], checkpoint["prior"])
+    odds, normal = odds_of(probability), names.index(NORMAL_CLASS[checkpoint["class_map"]])
+    return SimpleNamespace(abnormal=labels != normal, known=every, score=-odds[:, normal], patients=beats["patient"],
+                           conditions={name: (labels == k, every, odds[:, k]) for k, name in enumerate(names)},
+                           records=beats["record"], samples=beats["sample"], left_out={}, adapted=[sentence, "beats: annotated"],
+                           classes=evaluate(checkpoint, data, rows, labels, probability))
+
+
 # ---- Use of the target's training side ----
 
 def adapt_batch_norm(net, units, crop):
     """Net, (signals, features) of the target without labels -> a copy whose batch norms have the target's statistics."""
-    net = copy.deepcopy(net)
-    norms = [layer for layer in net.modules() if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d))]
-    for layer in norms:
-        layer.reset_running_stats()
-        layer.momentum = None   # a plain average over the batches
-    net.eval()
-    for layer in norms:
-        layer.train()
+    net = copy.deepcopy(net).eval()
+    for layer in net.modules():
+        if isinstance(layer, (nn.BatchNorm1d, nn.BatchNorm2d)):
+            layer.reset_running_stats()
+            layer.momentum = None   # a plain average over the batches
+            layer.train()
     signals, features = units
     with torch.no_grad():
         for batch in torch.randperm(len(signals), generator=torch.Generator().manual_seed(0)).split(256):
@@ -304,108 +372,26 @@ def adapt_batch_norm(net, units, crop):
 def coral(hidden, source):
     """(u, k) last hidden layer of the target and of the source -> ((k, k), (k,)): x @ A + b has the source's statistics."""
     def root(values):
-        return np.real(sqrtm(np.cov(values.T) + 1e-2 * np.trace(np.cov(values.T)) / len(values.T) * np.eye(values.shape[1])))
+        covariance = np.cov(values.T)
+        return np.real(sqrtm(covariance + 0.01 * np.trace(covariance) / len(covariance) * np.eye(len(covariance))))
     matrix = np.linalg.solve(root(hidden), root(source))
     return matrix, source.mean(axis=0) - hidden.mean(axis=0) @ matrix
 
 
-def use_labels(checkpoint, net, target, result):
-    """Gives the scored strips of the target the probabilities of a last layer fitted to FINE_TUNE_PATIENTS of its training side."""
-    beats = beats_of_records(target) if target.kind == "ptbxl" else None
-    train = strips_of(target, split_parts(target), "train")
-    known = scored_strips(checkpoint, net, take(train, some_strips(train, FINE_TUNE_PATIENTS)), True, beats)
+def some_patients(strips, number):
+    """Strips, a number -> the strips of so many of their patients, drawn at random with a fixed seed."""
+    drawn = np.random.default_rng(0).permutation(np.unique(strips.patients))[:number]
+    return take(strips, np.flatnonzero(np.isin(strips.patients, drawn)))
+
+
+def refit(known, result):
+    """Scored strips of labelled patients -> gives the scored test strips the probabilities of a last layer fitted to them."""
     rows = known.known
     if len(set(known.abnormal[rows].tolist())) < 2:
         raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal or all abnormal: take more")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known.pooled[rows], known.abnormal[rows])
     result.score, result.probability = model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1]
     result.adapted.append(f"last layer fitted to {rows.sum():,} labelled strips of {len(np.unique(known.patients))} patients")
-
-
-def some_strips(strips, patients):
-    """Strips, number of patients -> row numbers of so many of its patients, drawn at random with a fixed seed."""
-    drawn = np.random.default_rng(0).permutation(np.unique(strips.patients))[:patients]
-    return np.flatnonzero(np.isin(strips.patients, drawn))
-
-
-def take(strips, rows):
-    """Strips, row numbers -> those strips."""
-    fields = {key: value[rows] for key, value in vars(strips).items() if isinstance(value, np.ndarray)}
-    beats = None if strips.beats is None else [strips.beats[row] for row in rows]
-    conditions = {name: (truth[rows], known[rows]) for name, (truth, known) in strips.conditions.items()}
-    return SimpleNamespace(**vars(strips) | fields | {"beats": beats, "conditions": conditions})
-
-
-# ---- Score ----
-
-def hidden_layer(net, units, crop):
-    """Net, (signals, features) -> (u, 128) float64, what its last layer sees."""
-    body = copy.deepcopy(net)
-    body.head[-1] = nn.Identity()
-    return predict(body, *units, np.arange(len(units[0])), crop).double().numpy()
-
-
-def unit_odds(checkpoint, hidden, net):
-    """Checkpoint, (u, 128), net -> (u, outputs) log odds of every class and of every further output."""
-    last = net.head[-1]
-    logits = torch.from_numpy(hidden) @ last.weight.detach().double().T + last.bias.detach().double()
-    classes = len(checkpoint["class_names"])
-    odds = logit(probabilities(logits, checkpoint["task"], classes).clip(1e-9, 1 - 1e-9))
-    return np.concatenate([odds, logits[:, classes:].numpy()], axis=1)
-
-
-def aggregate(values, number, strips, how):
-    """(u,) values of beats or crops, strip of each in rising order -> (strips,) their "mean" or "max", NaN where none is."""
-    result = np.full(strips, np.nan)
-    present, first, count = np.unique(number, return_index=True, return_counts=True)
-    result[present] = np.add.reduceat(values, first) / count if how == "mean" else np.maximum.reduceat(values, first)
-    return result
-
-
-def score_strips(checkpoint, net, units, number, strips, transform=None):
-    """Checkpoint, net, units and their strips, coral's transform -> dict of condition -> (strips,) log odds, "abnormal" first."""
-    hidden = hidden_layer(net, units, checkpoint["crop"])
-    if transform is not None:
-        hidden = hidden @ transform[0] + transform[1]
-    odds, outputs = unit_odds(checkpoint, hidden, net), checkpoint["outputs"]
-    normal = outputs.index(NORMAL_CLASS[checkpoint["class_map"]])
-    scores = {"abnormal": aggregate(-odds[:, normal], number, strips, "mean")}
-    for name, row in CONDITIONS.items():
-        column = [i for i, output in enumerate(outputs) if output in ([row["statement"]] if checkpoint["dataset"] == "ptbxl" else row["classes"])]
-        if column:
-            scores[name] = aggregate(odds[:, column[0]], number, strips, row["beats"])
-    return scores, hidden
-
-
-def scored_strips(checkpoint, net, strips, target=False, beats_in_records=None, transform=None):
-    """Strips -> namespace of truth, scores and identities of those that have a beat, and what was done and left out."""
-    units, number, sentences = units_of(checkpoint, net, strips, target, beats_in_records)
-    scores, hidden = score_strips(checkpoint, net, units, number, len(strips.signals), transform)
-    usable = np.flatnonzero(np.isfinite(scores["abnormal"]))
-    kept = take(strips, usable)
-    pooled = np.stack([aggregate(column, number, len(strips.signals), "mean")[usable] for column in hidden.T], axis=1)
-    conditions = {name: (*kept.conditions[name], values[usable]) for name, values in scores.items() if name in kept.conditions}
-    return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=scores["abnormal"][usable], conditions=conditions,
-                           patients=kept.patients,
-                           records=kept.records, samples=kept.samples, pooled=pooled, hidden=hidden, units=units, adapted=sentences,
-                           left_out=strips.left_out | {"strips without a beat": len(strips.signals) - len(usable)})
-
-
-def scored_beats(checkpoint, net, data, records):
-    """Dataset of annotated beats, record names -> the same for beats, each in its whole record, and the table by class."""
-    columns, sentence = match_leads([str(x) for x in data.header["leads"]], checkpoint["inputs"]["leads"])
-    header = {"leads": checkpoint["inputs"]["leads"], "sampling_rate": checkpoint["sampling_rate"]}
-    named = SimpleNamespace(**vars(data) | {"signals": data.signals[:, columns], "header": header})
-    rows = np.flatnonzero(np.isin(data.metadata["record"], records) & (data.labels >= 0))
-    beats, names = data.metadata[rows], checkpoint["class_names"]
-    logits = predict(net, *make_inputs(named, **checkpoint["inputs"]), rows, checkpoint["crop"])
-    probability = probabilities(logits, checkpoint["task"], len(names), beats["record"], checkpoint["prior"])
-    targets, normal = np.array(data.labels[rows]), names.index(NORMAL_CLASS[checkpoint["class_map"]])
-    conditions = {name: (targets == k, np.ones(len(rows), bool), logit(probability[:, k].clip(1e-9, 1 - 1e-9)))
-                  for k, name in enumerate(names)}
-    return SimpleNamespace(abnormal=targets != normal, known=np.ones(len(rows), bool), score=-conditions[names[normal]][2], conditions=conditions, patients=beats["patient"],
-                           records=beats["record"], samples=beats["sample"], left_out={}, adapted=[sentence, "beats: annotated"],
-                           classes=evaluate(checkpoint, data, rows, targets, probability))
 
 
 # ---- Figures ----
@@ -572,23 +558,33 @@ def compare_beats(checkpoint, net, source, target):
 
 def compare_strips(checkpoint, net, source, target):
     """One of both databases is PTB-XL -> dict of scored strips: validation, in-domain (or None), cross-domain."""
-    parts, target_parts, transform = checkpoint["split_parts"], split_parts(target), None
-    beats = beats_of_records(target) if target.kind == "ptbxl" else None
-    results = {side: scored_strips(checkpoint, net, strips_of(source, parts, part)) if parts[part] else None
-               for side, part in (("validation", "validation"), ("in_domain", "test"))}
-    strips, adapted = strips_of(target, target_parts, "test"), []
-    if ADAPTATION != "none" or FINE_TUNE_PATIENTS:
-        train = strips_of(target, target_parts, "train")
-        others = take(train, some_strips(train, 1000))
+    parts, needs_beats, transform, done = checkpoint["split_parts"], checkpoint["dataset"] != "ptbxl", None, []
+    validation, inside = (scored_strips(checkpoint, net, strips_of(source, parts, side)) if parts[side] else None
+                          for side in ("validation", "test"))
+    test, train = (strips_of(target, split_parts(target), side, needs_beats) if side == "test" or ADAPTATION != "none" or FINE_TUNE_PATIENTS
+                   else None for side in ("test", "train"))
     if ADAPTATION == "adabn":
-        units, _, _ = units_of(checkpoint, net, others, True, beats)
-        net, adapted = adapt_batch_norm(net, units, checkpoint["crop"]), ["batch norms with the target's statistics"]
+        units, _, _ = units_of(checkpoint, net, some_patients(train, 1000), True)
+        net, done = adapt_batch_norm(net, units, checkpoint["crop"]), ["batch norms with the target's statistics"]
     elif ADAPTATION == "coral":
-        other = scored_strips(checkpoint, net, others, True, beats)
-        transform, adapted = coral(other.hidden, results["validation"].hidden), ["last hidden layer aligned by CORAL"]
-    results["cross_domain"] = scored_strips(checkpoint, net, strips, True, beats, transform)
-    results["cross_domain"].adapted += adapted
-    return results
+        others = scored_strips(checkpoint, net, some_patients(train, 1000), True)
+        transform, done = coral(others.hidden, validation.hidden), ["last hidden layer aligned by CORAL"]
+    outside = scored_strips(checkpoint, net, test, True, transform)
+    outside.adapted += done
+    if FINE_TUNE_PATIENTS:
+        outside.labelled = scored_strips(checkpoint, net, some_patients(train, FINE_TUNE_PATIENTS), True, transform)
+    return {"validation": validation, "in_domain": inside, "cross_domain": outside}
+
+
+def add_probabilities(results):
+    """Scored rows of all sides -> the threshold; gives every row a probability. Both come from the validation rows."""
+    slope, intercept, threshold = fit_decision(results["validation"])
+    for result in results.values():
+        if result is not None:
+            result.probability = expit(slope * result.score + intercept)
+    if hasattr(results["cross_domain"], "labelled"):
+        refit(results["cross_domain"].labelled, results["cross_domain"])
+    return threshold
 
 
 def main():
@@ -596,17 +592,10 @@ def main():
     checkpoint, net = load_checkpoint(PRETRAINED_DATASET, MODEL)
     source, target = load_dataset(PRETRAINED_DATASET), load_dataset(TEST_DATASET)
     check_dataset(checkpoint, source)
-    compare = compare_beats if source.kind == target.kind == "mitbih" else compare_strips
-    unit = "beats" if compare is compare_beats else "strips"
+    unit = "beats" if source.kind == target.kind == "mitbih" else "strips"
     print(f"{MODEL} trained on {source.name}, tested on {target.name}: is a {unit[:-1]} normal or abnormal?")
-    results = compare(checkpoint, net, source, target)
-
-    slope, intercept, threshold = fit_decision(results["validation"])
-    for result in results.values():
-        if result is not None:
-            result.probability = expit(slope * result.score + intercept)
-    if FINE_TUNE_PATIENTS:
-        use_labels(checkpoint, net, target, results["cross_domain"])
+    results = (compare_beats if unit == "beats" else compare_strips)(checkpoint, net, source, target)
+    threshold = add_probabilities(results)
     del results["validation"]
     figures = {side: figures_of(result, threshold, seed) if result else None for seed, (side, result) in enumerate(results.items())}
     warnings = warnings_of(checkpoint)

@@ -34,7 +34,8 @@ SMOOTHING = 0.02          # s, width of the moving average over the gradient
 # what a checkpoint must hold
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
         "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior", "thresholds",
-        "epoch", "outputs"}
+        "epoch", "outputs", "output_rows"}
+INPUTS = {"leads", "record_relative", "rhythm", "window", "context", "align", "low_pass_hz"}   # in its "inputs"
 
 
 # ---- Load a checkpoint ----
@@ -53,7 +54,7 @@ def load_checkpoint(dataset, model):
     try:
         checkpoint = torch.load(name, map_location="cpu", weights_only=True)
         net = build_net(checkpoint)
-        absent = KEYS - set(checkpoint)
+        absent = KEYS - set(checkpoint) or INPUTS - set(checkpoint["inputs"])
         if absent:
             raise ValueError(f"it lacks {', '.join(sorted(absent))}")
     except FileNotFoundError:

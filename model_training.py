@@ -344,12 +344,14 @@ class Convolutions(nn.Sequential):
 class Net(nn.Module):
     """What the three models share: (n, leads, samples) signals and (n, features) -> (n, outputs) logits.
 
-    The signals are in mV, or with record-relative inputs two "leads" in heights of the median beat. `squeeze` numbers are
-    left of the waveform when it meets the features, so that these few are heard.
+    The signals are in mV, or with record-relative inputs two "leads" in heights of the median beat. `maps` of a model gives
+    (n, width, steps) feature maps. `squeeze` numbers are left of the waveform when it meets the features, so that these few
+    are heard.
     """
 
-    def __init__(self, leads, features, embedding, outputs, squeeze=None):
+    def __init__(self, leads, features, width, outputs, squeeze=None):
         super().__init__()
+        embedding = 2 * width   # of mean_and_max
         self.normalise_signals, self.normalise_features = Normalise(leads, 1), Normalise(features)
         self.squeeze = nn.Identity() if squeeze is None else nn.Sequential(
             nn.Dropout(0.25), nn.Linear(embedding, squeeze), nn.BatchNorm1d(squeeze), nn.ReLU())
@@ -359,7 +361,11 @@ class Net(nn.Module):
             nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, outputs))
 
     def forward(self, signals, features):
-        x = self.squeeze(self.embed(self.normalise_signals(signals)))              # (n, squeeze or embedding)
+        return self.classify(self.maps(self.normalise_signals(signals)), features)
+
+    def classify(self, maps, features):
+        """(n, width, steps), (n, features) -> (n, outputs) logits."""
+        x = self.squeeze(mean_and_max(maps))                                       # (n, squeeze or 2 * width)
         return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
 
 
@@ -372,24 +378,24 @@ class CNN(Net):
     """Residual 1-D convolutional network with mean and max pooling."""
 
     def __init__(self, *, leads, samples, features, outputs, widths, stem_kernel, stem_stride, squeeze=None):
-        super().__init__(leads, features, 2 * widths[-1], outputs, squeeze)
+        super().__init__(leads, features, widths[-1], outputs, squeeze)
         self.layers = Convolutions(leads, (widths[0], *widths), (stem_kernel, 5, 5, 5, 3), stem_stride)
 
-    def embed(self, x):
-        return mean_and_max(self.layers(x))                          # (n, 2 * width)
+    def maps(self, x):
+        return self.layers(x)                                        # (n, width, steps)
 
 
 class LSTM(Net):
     """Bidirectional LSTM over a strided convolutional stem, which leaves it an eighth of the steps or fewer."""
 
     def __init__(self, *, leads, samples, features, outputs, width, stem_stride, squeeze=None):
-        super().__init__(leads, features, 4 * width, outputs, squeeze)
+        super().__init__(leads, features, 2 * width, outputs, squeeze)
         self.stem = Convolutions(leads, (width // 2, width, width), (9, 5, 5), stem_stride)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
 
-    def embed(self, x):
+    def maps(self, x):
         steps, _ = self.lstm(self.stem(x).transpose(1, 2))           # (n, samples / (stem_stride * 4), 2 * width)
-        return mean_and_max(steps.transpose(1, 2))                   # (n, 4 * width)
+        return steps.transpose(1, 2)
 
 
 class MLP(Net):
@@ -399,16 +405,16 @@ class MLP(Net):
     """
 
     def __init__(self, *, leads, samples, features, outputs, widths, window, step):
-        super().__init__(leads, features, 2 * widths[-1], outputs)
+        super().__init__(leads, features, widths[-1], outputs)
         self.window, self.step = round(window * samples), round(step * samples)
         sizes = [leads * self.window, *widths]
         self.layers = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:]) for layer in
                                       (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.3))))
 
-    def embed(self, x):
+    def maps(self, x):
         windows = x.unfold(2, self.window, self.step).transpose(1, 2)            # (n, windows, leads, window)
         x = self.layers(windows.flatten(0, 1).flatten(1))                        # (n * windows, width)
-        return mean_and_max(x.view(*windows.shape[:2], -1).transpose(1, 2))      # (n, 2 * width)
+        return x.view(*windows.shape[:2], -1).transpose(1, 2)                    # (n, width, windows)
 
 
 MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
@@ -668,6 +674,13 @@ def make_net(data, tensors, rows, crop):
     return net, arguments
 
 
+def output_rows(tensors, rows, classes):
+    """Tensors, training rows, number of classes -> how many of them have each class and each statement, a list."""
+    targets, statements = tensors[2][rows].cpu(), tensors[3][rows].cpu()
+    counts = targets.sum(dim=0) if targets.dim() == 2 else torch.bincount(targets, minlength=classes)
+    return [int(count) for count in (*counts, *statements.sum(dim=0))]
+
+
 def describe(data, net, train_rows, **results):
     """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
     text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads", "statement_names")
@@ -719,7 +732,8 @@ def main():
     title = (f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "")
              + (", simulated data" if data.header["simulated"] else ""))
     checkpoint = describe(data, net, len(sides["train"]), task=task, model_arguments=arguments, inputs=settings, crop=crop,
-                          split_parts=parts, prior=prior, thresholds=thresholds, epoch=epoch, history=history)
+                          split_parts=parts, prior=prior, thresholds=thresholds, epoch=epoch, history=history,
+                          output_rows=output_rows(tensors, sides["train"], len(names)))
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
         with open(model_path, "wb") as file:
             torch.save(checkpoint, file)

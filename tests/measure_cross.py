@@ -83,6 +83,7 @@ def make_all():
         os.chdir(arrays)
         preprocess_mitbih.main()
         os.chdir(here)
+    cross.beats_of_records(model_training.load_dataset("ptbxl"))   # once for all runs
     for name, constants in RUNS.items():
         folder = Path("results/cross") / name
         folder.mkdir(parents=True, exist_ok=True)
@@ -162,7 +163,7 @@ def plot_both(path):
             for side, fill, color in (("in_domain", "white", "0.55"), ("cross_domain", "black", "black")):
                 part = report(f"{source}_{model}")[side]
                 for place, figure_name in enumerate(reversed(FIGURES)):
-                    row, height = part.get(figure_name), place + .25 - .25 * number + (.08 if side == "in_domain" else 0)
+                    row, height = part.get(figure_name) if part else None, place + .25 - .25 * number + (.08 if side == "in_domain" else 0)
                     if row:
                         axis.plot(row["interval"] or [np.nan] * 2, [height] * 2, color=color, linewidth=1)
                         axis.plot(row["value"], height, mark, color=color, markerfacecolor=fill, markersize=5,

@@ -122,20 +122,15 @@ def test_leads_are_matched_by_name():
             stage.match_leads(available, wanted)
 
 
-def test_annotated_and_detected_beats_give_the_model_the_same_inputs(run, prepared, monkeypatch):
-    """The strips of MIT-BIH as they are, and the same through the path of PTB-XL."""
+def test_annotated_and_detected_beats_give_the_model_the_same_inputs(run, prepared):
     run("mitbih", "ptbxl", "mlp", **STRIP)
     checkpoint, net = stage.load_checkpoint("mitbih", "mlp")
     strips = stage.mitbih_strips(model_training.load_dataset("mitbih"), ["100", "103", "112"])
     annotated, _, _ = stage.units_of(checkpoint, net, strips)
-    found = stage.find_beats(strips.signals, 360)
-    table = np.full((len(found), 64), np.nan, np.float32)
-    for row, peaks in enumerate(found):
-        table[row, :len(peaks)] = peaks / 360
-    strips.beats, strips.rows = None, np.arange(len(found))
-    detected, _, sentences = stage.units_of(checkpoint, net, strips, beats_in_records=table)
-    assert "beats: found in all leads" in sentences
-    assert abs(len(detected[0]) - len(annotated[0])) <= .02 * len(annotated[0]) + len(found)
+    strips.beats, strips.beats_are = stage.find_beats(strips.signals, 360), "found"
+    detected, _, sentences = stage.units_of(checkpoint, net, strips)
+    assert "beats: found" in sentences
+    assert abs(len(detected[0]) - len(annotated[0])) <= .02 * len(annotated[0]) + len(strips.beats)
     np.testing.assert_allclose(detected[0].mean(dim=0), annotated[0].mean(dim=0), atol=.08)
 
 
@@ -272,12 +267,10 @@ def test_scores_of_a_beat_model_do_not_depend_on_other_strips(run, prepared):
 def test_a_strip_without_beats_has_no_score_and_is_counted(run, prepared):
     run("mitbih", "ptbxl", "mlp")
     checkpoint, net = stage.load_checkpoint("mitbih", "mlp")
-    data = model_training.load_dataset("ptbxl")
-    beats = np.array(stage.beats_of_records(data))
-    strips = stage.ptbxl_strips(data, [9, 10])
-    expected = stage.scored_strips(checkpoint, net, strips, True, beats)
-    beats[strips.rows[3]] = np.nan
-    found = stage.scored_strips(checkpoint, net, strips, True, beats)
+    strips = stage.ptbxl_strips(model_training.load_dataset("ptbxl"), [9, 10], need_beats=True)
+    expected = stage.scored_strips(checkpoint, net, strips, True)
+    strips.beats[3] = strips.beats[3][:0]
+    found = stage.scored_strips(checkpoint, net, strips, True)
     np.testing.assert_allclose(found.score, np.delete(expected.score, 3), atol=1e-5)
     assert found.left_out["strips without a beat"] == 1 and strips.records[3] not in found.records
 

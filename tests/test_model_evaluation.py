@@ -91,6 +91,25 @@ def test_s_without_record_232_where_it_is_the_only_record():
     assert stage.aami_metrics(labels, probability, np.full(400, "232"), NAMES)["S_without_record_232"]["f1"] is None
 
 
+def test_intervals_are_those_of_a_loop_over_resampled_patients():
+    rng = np.random.default_rng(0)
+    patients, wanted = rng.integers(0, 30, 400), rng.random(400) < .3
+    scores = np.round(wanted + rng.normal(size=400), 1)   # with ties
+    found = stage.bootstrap(patients, lambda weights: {"auc": stage.weighted_auc(wanted, scores, weights)}, resamples=200, seed=3)["auc"]
+    drawn = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=200)
+    for k in range(200):
+        rows = np.concatenate([np.repeat(np.flatnonzero(patients == patient), count) for patient, count in enumerate(drawn[k])])
+        assert found[k] == pytest.approx(sk.roc_auc_score(wanted[rows], scores[rows]))
+    assert stage.interval(found) == pytest.approx(np.quantile(found, [.025, .975]).tolist())
+    assert stage.weighted_auc(wanted, scores, np.ones((1, 400)))[0] == pytest.approx(sk.roc_auc_score(wanted, scores))
+
+
+def test_an_interval_needs_figures_in_half_of_the_resamples():
+    nothing = stage.weighted_auc(np.ones(5, bool), np.arange(5.), np.ones((3, 5)))
+    assert np.isnan(nothing).all() and stage.interval(nothing) is None
+    assert stage.interval(np.array([.5, .5, np.nan])) == [.5, .5] and stage.interval(np.array([.5, np.nan, np.nan])) is None
+
+
 def test_examples_are_correct_rows_of_median_confidence():
     probability = np.array([[.9, .1], [.8, .2], [.6, .4], [.3, .7], [.45, .55]])
     wanted = np.array([[1, 0], [1, 0], [1, 0], [1, 0], [1, 0]], bool)

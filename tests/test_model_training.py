@@ -147,8 +147,8 @@ def test_the_mlp_shares_its_layers_between_overlapping_windows():
     signals = torch.randn(5, 2, 250)
     with torch.no_grad():
         each = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1)) for start in range(0, 151, 25)])
-        expected = torch.cat([each.mean(dim=0), each.amax(dim=0)], dim=1)
-        torch.testing.assert_close(net.embed(signals), expected)
+        torch.testing.assert_close(net.maps(signals), each.permute(1, 2, 0))
+        torch.testing.assert_close(stage.mean_and_max(net.maps(signals)), torch.cat([each.mean(dim=0), each.amax(dim=0)], dim=1))
 
 
 def test_the_loss_is_that_of_the_classes_and_of_the_statements(monkeypatch):
