@@ -34,8 +34,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
-from model_evaluation import (bootstrap, check_dataset, divide, evaluate, interval, load_checkpoint, print_metrics, show,
-                              warnings_of, weighted_auc)
+from model_evaluation import (bootstrap, check_dataset, divide, evaluate, interval, load_checkpoint, print_metrics, reliability,
+                              show, warnings_of, weighted_auc)
 from model_training import crop_starts, load_array, load_dataset, make_inputs, predict, probabilities, split_parts
 from preprocess_mitbih import check_choice, cut_beats, new_files, qrs_energy, rhythm_features, rr_window
 
@@ -53,6 +53,9 @@ ALIGN_BEATS = True              # False: a beat model looks every 0.8 s in place
 RHYTHM = True                   # False: a beat model gets the training's mean RR features
 AGGREGATE = True                # False: one beat or crop, the middle one, decides for the strip
 
+# the target's rows
+WHOLE_TARGET = False            # True: every row of it is tested, because the model has seen none (needs "none" and 0 below); in
+                                # MIT-BIH that adds DS1 and the paced records
 # use of the target's training side
 ADAPTATION = "none"             # without labels: "none"; "adabn": its batch-norm statistics (Li et al. 2016); or "coral": its
                                 # last hidden layer gets the source's mean and covariance (Sun, Feng and Saenko 2016)
@@ -433,14 +436,6 @@ def figures_of(result, threshold, seed):
     return {name: (float(value[0]), drawn[name]) for name, value in values.items() if np.isfinite(value[0])}
 
 
-def reliability(result):
-    """Scored rows with probabilities -> list of (mean probability, share of abnormal, rows) of ten bins."""
-    probability, abnormal = result.probability[result.known], result.abnormal[result.known]
-    number = (probability * 10).astype(int).clip(0, 9)
-    return [(float(probability[number == k].mean()), float(abnormal[number == k].mean()), int(np.sum(number == k)))
-            for k in range(10) if np.any(number == k)]
-
-
 # ---- Report ----
 
 def report_of(result, figures):
@@ -449,7 +444,7 @@ def report_of(result, figures):
             "abnormal": int(np.sum(result.abnormal & result.known)), "patients": len(np.unique(result.patients)),
             **{name: {"value": value, "interval": interval(drawn)} for name, (value, drawn) in figures.items()},
             "condition_rows": {name: int(np.sum(truth & known)) for name, (truth, known, _) in result.conditions.items()},
-            "reliability": reliability(result), "adapted": result.adapted, "left_out": result.left_out,
+            "reliability": reliability(result.probability[result.known], result.abnormal[result.known]), "adapted": result.adapted, "left_out": result.left_out,
             **({"classes": result.classes} if hasattr(result, "classes") else {})}
 
 
@@ -505,12 +500,12 @@ def plot_report(results, report, title, path):
     for axis, names in ((axes[0], ("1 - specificity", "sensitivity")), (axes[1], ("probability of abnormal", "share that is abnormal"))):
         axis.plot([0, 1], [0, 1], ":", color="0.6")
         axis.set(xlabel=names[0], ylabel=names[1], xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-        axis.legend(frameon=False, fontsize=8, loc="lower right" if axis is axes[0] else "upper left")
+        axis.legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_title("ROC curve; circle: the source's threshold", fontsize=9)
     axes[1].set_title("calibration", fontsize=9)
     axes[2].axvline(.5, color="0.6", linestyle=":")
     axes[2].set(xlim=(.3, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1], xlabel="AUC against the rest (95% interval)")
-    axes[2].set_title("the same condition; white: in-domain, black: cross-domain", fontsize=9)
+    axes[2].set_title("the same condition; white: in-domain", fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, format="png")
 
@@ -539,6 +534,8 @@ def check_constants():
         raise SystemExit(f"PRETRAINED_DATASET and TEST_DATASET are both {TEST_DATASET}: model_evaluation.py does that")
     if not isinstance(FINE_TUNE_PATIENTS, int) or FINE_TUNE_PATIENTS < 0:
         raise SystemExit(f"FINE_TUNE_PATIENTS = {FINE_TUNE_PATIENTS!r}: expected 0 or a number of patients")
+    if WHOLE_TARGET and (ADAPTATION != "none" or FINE_TUNE_PATIENTS):
+        raise SystemExit('WHOLE_TARGET = True leaves no rows of the target to adapt to: set ADAPTATION to "none" and FINE_TUNE_PATIENTS to 0')
 
 
 def compare_beats(checkpoint, net, source, target):
@@ -559,9 +556,12 @@ def compare_beats(checkpoint, net, source, target):
 def compare_strips(checkpoint, net, source, target):
     """One of both databases is PTB-XL -> dict of scored strips: validation, in-domain (or None), cross-domain."""
     parts, needs_beats, transform, done = checkpoint["split_parts"], checkpoint["dataset"] != "ptbxl", None, []
+    target_parts = split_parts(target)
+    if WHOLE_TARGET:
+        target_parts["test"] = sum(split_parts(target, "all").values(), [])
     validation, inside = (scored_strips(checkpoint, net, strips_of(source, parts, side)) if parts[side] else None
                           for side in ("validation", "test"))
-    test, train = (strips_of(target, split_parts(target), side, needs_beats) if side == "test" or ADAPTATION != "none" or FINE_TUNE_PATIENTS
+    test, train = (strips_of(target, target_parts, side, needs_beats) if side == "test" or ADAPTATION != "none" or FINE_TUNE_PATIENTS
                    else None for side in ("test", "train"))
     if ADAPTATION == "adabn":
         units, _, _ = units_of(checkpoint, net, some_patients(train, 1000), True)

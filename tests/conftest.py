@@ -8,6 +8,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import model_evaluation  # noqa: E402
 import preprocess_mitbih  # noqa: E402
 import preprocess_ptbxl  # noqa: E402
 import simulate  # noqa: E402
@@ -34,6 +35,16 @@ def arrays(tmp_path_factory):
         preprocess_mitbih.main()
         preprocess_ptbxl.main()
     return folder
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Empty files in place of the evaluation's pictures, for tests that are about something else."""
+    def draw_all(paths, *_):
+        for path in paths:
+            path.write_bytes(b"")
+        return {"completeness_error": None, "deleted": [.2], "deletion": {}}
+    monkeypatch.setattr(model_evaluation, "draw_all", draw_all)
 
 
 @pytest.fixture

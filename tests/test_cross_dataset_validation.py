@@ -1,6 +1,7 @@
 """cross_dataset_validation.py: strips with known labels, matched leads and rates, figures that can be computed again."""
 
 import json
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -19,6 +20,8 @@ STRIP = {"CONTEXT_SECONDS": 10, "SHIFT_SECONDS": .04, "LOW_PASS": 40}
 @pytest.fixture
 def run(prepared, monkeypatch):
     """A function that trains a small model on the source (unless it is there) and validates it on the target -> the JSON report."""
+    monkeypatch.setattr(stage, "bootstrap", partial(stage.bootstrap, resamples=200))
+
     def both(source, target, model, cross=(), **constants):
         if not (prepared / f"{source}_{model}_model.pth").exists():
             for name, value in {"DATASET": source, "MODEL": model, "EPOCHS": {source: 2}, **constants}.items():
@@ -147,7 +150,7 @@ def test_figures_equal_scikit_learn():
     assert [found[k] for k in ("auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "PVC")] == pytest.approx([
         sk.roc_auc_score(truth, score[known]), sk.f1_score(truth, called), sk.balanced_accuracy_score(truth, called),
         sk.recall_score(truth, called), sk.recall_score(~truth, ~called), sk.roc_auc_score(truth, -score[known])])
-    bins = stage.reliability(result)
+    bins = stage.reliability(result.probability[known], truth)
     assert sum(n for _, _, n in bins) == known.sum()
     assert found["calibration_error"] == pytest.approx(sum(n * abs(p - share) for p, share, n in bins) / known.sum())
 
@@ -199,8 +202,8 @@ def test_both_directions_give_figures_that_the_saved_scores_repeat(run, prepared
 def test_shuffled_labels_give_an_interval_around_one_half(run, prepared, monkeypatch):
     original = stage.strips_of
 
-    def shuffled(data, parts, side):
-        strips = original(data, parts, side)
+    def shuffled(data, *arguments):
+        strips = original(data, *arguments)
         if data.name == "ptbxl":
             strips.abnormal = np.random.default_rng(0).permutation(strips.abnormal)
         return strips
@@ -209,12 +212,13 @@ def test_shuffled_labels_give_an_interval_around_one_half(run, prepared, monkeyp
     assert low < .5 < high
 
 
-def test_each_switch_changes_what_the_target_shows_the_model_and_nothing_else(run, prepared):
+def test_each_switch_changes_what_the_target_shows_the_model_and_nothing_else(run, prepared, monkeypatch):
     def scores(**cross):
         report = run("mitbih", "ptbxl", "cnn", cross, **STRIP)
         table = pd.read_csv("mitbih_to_ptbxl_cnn_cross.csv")
         return report["in_domain"], table.loc[table["side"] == "cross_domain", "score"].to_numpy()
     inside, usual = scores()
+    monkeypatch.setattr(stage, "plot_report", lambda results, report, title, path: path.write_bytes(b""))
     for name in ("RESAMPLE", "BAND_LIMIT", "MATCH_LEADS", "ALIGN_BEATS", "RHYTHM", "AGGREGATE"):
         inside_too, changed = scores(**{name: False})
         assert len(changed) == len(usual) and np.abs(changed - usual).max() > 1e-6 and inside_too == inside, name
@@ -253,6 +257,13 @@ def test_a_model_trained_on_all_records_has_no_figures_in_its_own_domain(run, pr
     report = run("mitbih", "ptbxl", "mlp", SPLIT="all", **STRIP)
     assert report["in_domain"] is None and report["drop"] is None and report["cross_domain"]["auc"]["value"] > 0
     assert "in-domain: none" in capsys.readouterr().out
+
+
+def test_the_whole_target_has_all_rows(run, prepared):
+    report = run("mitbih", "ptbxl", "mlp", {"WHOLE_TARGET": True})
+    assert report["cross_domain"]["rows"] == 300
+    report = run("ptbxl", "mitbih", "mlp", {"WHOLE_TARGET": True})
+    assert report["cross_domain"]["rows"] == 46 * 4   # with two paced records; 102 and 104 have no MLII
 
 
 def test_scores_of_a_beat_model_do_not_depend_on_other_strips(run, prepared):
@@ -310,6 +321,7 @@ def test_a_third_database_of_beats_takes_a_few_constants(run, prepared, monkeypa
 @pytest.mark.parametrize("constants, message", [
     ({"PRETRAINED_DATASET": "ecg"}, "PRETRAINED_DATASET = 'ecg': expected one of"), ({"MODEL": "svm"}, "MODEL = 'svm'"),
     ({"ADAPTATION": "dann"}, "ADAPTATION = 'dann'"), ({"FINE_TUNE_PATIENTS": -1}, "FINE_TUNE_PATIENTS = -1: expected"),
+    ({"WHOLE_TARGET": True, "ADAPTATION": "coral"}, "WHOLE_TARGET = True leaves no rows"),
     ({"TEST_DATASET": "mitbih"}, "are both mitbih"), ({}, "mitbih_cnn_model.pth is not in this folder")])
 def test_bad_settings_stop_with_one_sentence(prepared, monkeypatch, constants, message):
     for name, value in constants.items():

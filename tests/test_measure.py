@@ -38,7 +38,7 @@ def small(monkeypatch):
     return made
 
 
-def test_runs_are_made_once_and_the_tables_show_them(prepared, small, monkeypatch, capsys):
+def test_runs_are_made_once_and_the_tables_show_them(prepared, small, quick_pictures, monkeypatch, capsys):
     monkeypatch.setattr(measure.sys, "argv", ["measure.py", "mitbih"])
     measure.main()
     assert small == ["mitbih_mlp_0", "mitbih_mlp_1"]
