@@ -58,7 +58,8 @@ WHOLE_TARGET = False            # True: every row of it is tested, because the m
                                 # MIT-BIH that adds DS1 and the paced records
 # use of the target's training side
 ADAPTATION = "none"             # without labels: "none"; "adabn": its batch-norm statistics (Li et al. 2016); or "coral": its
-                                # last hidden layer gets the source's mean and covariance (Sun, Feng and Saenko 2016)
+                                # last hidden layer gets the mean and covariance of the source's validation side
+                                # (Sun, Feng and Saenko 2016)
 FINE_TUNE_PATIENTS = 0          # with labels: so many of its patients train the last layer's normal-abnormal decision anew
 
 # The same condition in both databases. classes: of MIT-BIH's class maps; symbols: of its annotations, of which one in a
@@ -76,7 +77,7 @@ CONDITIONS = {
 # Normal: the class of each class map; in MIT-BIH all beats of a strip carry this symbol; in PTB-XL this is the only superclass.
 NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}
 NORMAL_SYMBOL, NORMAL_SUPERCLASS = "N", "NORM"
-# Names of the same lead. A model with leads that a one-lead database lacks gets its one lead in all of them.
+# Names of the same lead. A 12-lead model gets the lead of a one-lead database in all its inputs.
 SAME_LEAD = {"MLII": ["II", "ECG1"], "II": ["MLII", "ECG1"]}
 ADC_UNITS = {"ptbxl": 1000, "mitbih": 200}   # a mV
 
@@ -349,7 +350,7 @@ def scored_beats(checkpoint, net, data, records):
     probability = probabilities(logits, checkpoint["task"], len(names), beats["record"], checkpoint["prior"])
     odds, normal = odds_of(probability), names.index(NORMAL_CLASS[checkpoint["class_map"]])
     return SimpleNamespace(abnormal=labels != normal, known=every, score=-odds[:, normal], patients=beats["patient"],
-                           conditions={name: (labels == k, every, odds[:, k]) for k, name in enumerate(names)},
+                           conditions={name: (labels == k, every, odds[:, k]) for k, name in enumerate(names) if checkpoint["output_rows"][k]},
                            records=beats["record"], samples=beats["sample"], left_out={}, adapted=[sentence, "beats: annotated"],
                            classes=evaluate(checkpoint, data, rows, labels, probability))
 
@@ -368,7 +369,8 @@ def adapt_batch_norm(net, units, crop):
     with torch.no_grad():
         for batch in torch.randperm(len(signals), generator=torch.Generator().manual_seed(0)).split(256):
             if len(batch) > 1:
-                net(signals[batch, :, :crop], features[batch])
+                for start in crop_starts(signals.shape[2], crop):
+                    net(signals[batch, :, start:start + crop], features[batch])
     return net.eval()
 
 
@@ -393,7 +395,7 @@ def refit(known, result):
     if len(set(known.abnormal[rows].tolist())) < 2:
         raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal or all abnormal: take more")
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known.pooled[rows], known.abnormal[rows])
-    result.score, result.probability = model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1]
+    result.score, result.probability, result.threshold = model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1], .5
     result.adapted.append(f"last layer fitted to {rows.sum():,} labelled strips of {len(np.unique(known.patients))} patients")
 
 
@@ -411,9 +413,9 @@ def fit_decision(validation):
     return slope, intercept, float(np.clip(cuts[np.argmax(true_positive - false_positive)], 0, 1))
 
 
-def statistics_of(result, threshold):
-    """Scored rows with probabilities, threshold -> function of (b, n) weights -> dict of (b,) figures (see `bootstrap`)."""
-    known, called = result.known, result.probability >= threshold
+def statistics_of(result):
+    """Scored rows with probabilities and threshold -> function of (b, n) weights -> dict of (b,) figures (see `bootstrap`)."""
+    known, called = result.known, result.probability >= result.threshold
     wrong = np.where(known, result.probability - result.abnormal, 0)
     in_bin = (result.probability * 10).astype(int).clip(0, 9)[:, None] == np.arange(10)
     abnormal, normal = result.abnormal & known, ~result.abnormal & known
@@ -429,9 +431,9 @@ def statistics_of(result, threshold):
     return statistics
 
 
-def figures_of(result, threshold, seed):
+def figures_of(result, seed):
     """Scored rows -> dict of figure -> (value, (1000,) values of resampled patients). seed: of the resamples."""
-    statistics = statistics_of(result, threshold)
+    statistics = statistics_of(result)
     values, drawn = statistics(np.ones((1, len(result.score)))), bootstrap(result.patients, statistics, seed=seed)
     return {name: (float(value[0]), drawn[name]) for name, value in values.items() if np.isfinite(value[0])}
 
@@ -440,11 +442,12 @@ def figures_of(result, threshold, seed):
 
 def report_of(result, figures):
     """Scored rows and their figures -> dict for the JSON file."""
-    return {"rows": len(result.score), "normal_or_abnormal": int(result.known.sum()),
+    return {"rows": len(result.score), "threshold": result.threshold, "normal_or_abnormal": int(result.known.sum()),
             "abnormal": int(np.sum(result.abnormal & result.known)), "patients": len(np.unique(result.patients)),
             **{name: {"value": value, "interval": interval(drawn)} for name, (value, drawn) in figures.items()},
             "condition_rows": {name: int(np.sum(truth & known)) for name, (truth, known, _) in result.conditions.items()},
-            "reliability": reliability(result.probability[result.known], result.abnormal[result.known]), "adapted": result.adapted, "left_out": result.left_out,
+            "reliability": reliability(result.probability[result.known], result.abnormal[result.known]),
+            "adapted": result.adapted, "left_out": result.left_out,
             **({"classes": result.classes} if hasattr(result, "classes") else {})}
 
 
@@ -470,9 +473,10 @@ def print_report(report, unit):
               + (f"{report['cross_domain']['condition_rows'][name]:,} {unit}" if name in conditions else ""))
     for side in ("in_domain", "cross_domain"):
         if report[side]:
-            print(f"\n{side.replace('_', '-')}: {report[side]['normal_or_abnormal']:,} {unit} of {report[side]['patients']:,} patients. "
+            print(f"\n{side.replace('_', '-')}: {report[side]['rows']:,} {unit} of {report[side]['patients']:,} patients, "
+                  f"{report[side]['normal_or_abnormal']:,} of them normal or abnormal. "
                   + "; ".join(report[side]["adapted"]))
-            print("  left out: " + ", ".join(f"{number:,} {reason}" for reason, number in report[side]["left_out"].items()))
+            print("  left out: " + (", ".join(f"{number:,} {reason}" for reason, number in report[side]["left_out"].items()) or "nothing"))
         else:
             print("\nin-domain: none, because the model was trained on the source's test side, too")
 
@@ -504,7 +508,7 @@ def plot_report(results, report, title, path):
     axes[0].set_title("ROC curve; circle: the source's threshold", fontsize=9)
     axes[1].set_title("calibration", fontsize=9)
     axes[2].axvline(.5, color="0.6", linestyle=":")
-    axes[2].set(xlim=(.3, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1], xlabel="AUC against the rest (95% interval)")
+    axes[2].set(xlim=(-.01, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1], xlabel="AUC against the rest (95% interval)")
     axes[2].set_title("the same condition; white: in-domain", fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, format="png")
@@ -538,31 +542,42 @@ def check_constants():
         raise SystemExit('WHOLE_TARGET = True leaves no rows of the target to adapt to: set ADAPTATION to "none" and FINE_TUNE_PATIENTS to 0')
 
 
+def own_parts(checkpoint):
+    """Checkpoint -> its split's sides; a random split leaves no test side to measure the model's own domain with."""
+    return checkpoint["split_parts"] | ({"test": []} if checkpoint["leaks"] else {})
+
+
 def compare_beats(checkpoint, net, source, target):
     """Both databases have annotated beats -> dict of scored beats: validation, in-domain (or None), cross-domain."""
     if ADAPTATION != "none" or FINE_TUNE_PATIENTS:
         raise SystemExit(f"ADAPTATION and FINE_TUNE_PATIENTS are for strips: {TEST_DATASET} has annotated beats, set them to "
                          '"none" and 0')
+    if WHOLE_TARGET or not all((RESAMPLE, BAND_LIMIT, MATCH_LEADS, MILLIVOLTS, ALIGN_BEATS, RHYTHM, AGGREGATE)):
+        raise SystemExit(f"the switches are for strips: {TEST_DATASET} has annotated beats, set WHOLE_TARGET = False and the others True")
     for name in ("class_names", "sampling_rate"):
         if str(source.header[name]) != str(target.header[name]):
             raise SystemExit(f"{source.name} has {name} {source.header[name]}, {target.name} {target.header[name]}: make both with "
                              "the same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
-    parts = checkpoint["split_parts"]
-    return {"validation": scored_beats(checkpoint, net, source, parts["validation"]),
+    parts = own_parts(checkpoint)
+    return {"validation": scored_beats(checkpoint, net, source, parts["validation"]) if parts["validation"] else None,
             "in_domain": scored_beats(checkpoint, net, source, parts["test"]) if parts["test"] else None,
             "cross_domain": scored_beats(checkpoint, net, target, split_parts(target)["test"])}
 
 
 def compare_strips(checkpoint, net, source, target):
     """One of both databases is PTB-XL -> dict of scored strips: validation, in-domain (or None), cross-domain."""
-    parts, needs_beats, transform, done = checkpoint["split_parts"], checkpoint["dataset"] != "ptbxl", None, []
+    parts, needs_beats, transform, done = own_parts(checkpoint), checkpoint["dataset"] != "ptbxl", None, []
     target_parts = split_parts(target)
+    if (ADAPTATION != "none" or FINE_TUNE_PATIENTS) and not target_parts["train"]:
+        raise SystemExit(f"{target.name} has no training side to adapt to: set ADAPTATION to \"none\" and FINE_TUNE_PATIENTS to 0")
     if WHOLE_TARGET:
         target_parts["test"] = sum(split_parts(target, "all").values(), [])
     validation, inside = (scored_strips(checkpoint, net, strips_of(source, parts, side)) if parts[side] else None
                           for side in ("validation", "test"))
     test, train = (strips_of(target, target_parts, side, needs_beats) if side == "test" or ADAPTATION != "none" or FINE_TUNE_PATIENTS
                    else None for side in ("test", "train"))
+    if train is not None:   # 201 and 202 of MIT-BIH are one patient on both sides
+        train = take(train, np.flatnonzero(~np.isin(train.patients, test.patients)))
     if ADAPTATION == "adabn":
         units, _, _ = units_of(checkpoint, net, some_patients(train, 1000), True)
         net, done = adapt_batch_norm(net, units, checkpoint["crop"]), ["batch norms with the target's statistics"]
@@ -577,14 +592,17 @@ def compare_strips(checkpoint, net, source, target):
 
 
 def add_probabilities(results):
-    """Scored rows of all sides -> the threshold; gives every row a probability. Both come from the validation rows."""
+    """Gives the scored rows of all sides probabilities and a threshold, from the validation rows, or from FINE_TUNE_PATIENTS."""
+    for side, result in results.items():
+        if result is None and side == "validation" or result and len(set(result.abnormal[result.known].tolist())) < 2:
+            raise SystemExit(f"the {side.replace('_', '-')} rows are not both normal and abnormal: nothing to measure. Take more records "
+                             "(RECORDS in preprocess_mitbih.py, VALIDATION_RECORDS in model_training.py)")
     slope, intercept, threshold = fit_decision(results["validation"])
     for result in results.values():
         if result is not None:
-            result.probability = expit(slope * result.score + intercept)
+            result.probability, result.threshold = expit(slope * result.score + intercept), threshold
     if hasattr(results["cross_domain"], "labelled"):
         refit(results["cross_domain"].labelled, results["cross_domain"])
-    return threshold
 
 
 def main():
@@ -595,9 +613,9 @@ def main():
     unit = "beats" if source.kind == target.kind == "mitbih" else "strips"
     print(f"{MODEL} trained on {source.name}, tested on {target.name}: is a {unit[:-1]} normal or abnormal?")
     results = (compare_beats if unit == "beats" else compare_strips)(checkpoint, net, source, target)
-    threshold = add_probabilities(results)
-    del results["validation"]
-    figures = {side: figures_of(result, threshold, seed) if result else None for seed, (side, result) in enumerate(results.items())}
+    add_probabilities(results)
+    threshold = results.pop("validation").threshold
+    figures = {side: figures_of(result, seed) if result else None for seed, (side, result) in enumerate(results.items())}
     warnings = warnings_of(checkpoint)
     if target.header["simulated"] and not checkpoint["simulated"]:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")

@@ -156,8 +156,10 @@ def multilabel_metrics(targets, probability, thresholds, names):
 def aami_metrics(labels, probability, records, names):
     """MIT-BIH, AAMI classes -> the field's mean F1, and the S class without record 232, which holds 75% of DS2's S."""
     classes, rest, s = multiclass_metrics(labels, probability, names)["classes"], records != "232", names.index("S")
-    return {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF"),
-            "S_without_record_232": class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s, probability[rest, s])}
+    figures = {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF")}
+    if not rest.all():
+        figures["S_without_record_232"] = class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s, probability[rest, s])
+    return figures
 
 
 # ---- Intervals ----
@@ -369,6 +371,7 @@ def choose_rows(wanted, predicted, probability, number):
         for rows, place in ((right & alone, .5), (right, .5), (wanted[:, k], 1)):
             ranked = np.flatnonzero(rows)[np.argsort(probability[rows, k])]
             if len(ranked):
+                ranked = ranked[-1:] if place == 1 else ranked
                 first = int(np.clip(int(place * (len(ranked) - 1)) - (number - 1) // 2, 0, max(0, len(ranked) - number)))
                 chosen[k] = ranked[first:first + number]
                 break
@@ -548,6 +551,11 @@ def draw_record(axis, voltage, names, rate, weight=None, rows=3):
     return band
 
 
+def first_lead(checkpoint):
+    """Checkpoint -> the column of the dataset with the model's first lead, the one that is drawn of a beat."""
+    return checkpoint["dataset_leads"].index(checkpoint["inputs"]["leads"][0])
+
+
 def plot_explanation(checkpoint, signals, examples, weights, captions, title, path):
     """(n, leads, samples) mV of all leads, dict of class -> row, its (leads, segment) attribution, captions -> PNG on ECG paper."""
     rate, beats = checkpoint["sampling_rate"], checkpoint["dataset"] != "ptbxl"
@@ -556,7 +564,7 @@ def plot_explanation(checkpoint, signals, examples, weights, captions, title, pa
     for axis, (k, row) in zip(figure.subplots(*shape, squeeze=False).ravel(), examples.items()):
         size = weights[k] / max(weights[k].max(), 1e-12)
         if beats:
-            band = draw_beat(axis, np.array(signals[row, 0]), rate, size[0])
+            band = draw_beat(axis, np.array(signals[row, first_lead(checkpoint)]), rate, size[0])
         else:
             every = np.zeros(signals.shape[1:])
             every[[checkpoint["dataset_leads"].index(lead) for lead in checkpoint["inputs"]["leads"]]] = size
@@ -579,7 +587,7 @@ def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
         grid = left.subplots(2, len(chosen), squeeze=False, sharex="col")
         for axes, (k, rows) in zip(grid.T, chosen.items()):
             weight = explained[DRAWN_METHOD][k].mean(axis=0)[0]
-            draw_beat(axes[0], np.mean(signals[rows, 0], axis=0), rate, weight / max(weight.max(), 1e-12))
+            draw_beat(axes[0], np.mean(signals[rows, first_lead(checkpoint)], axis=0), rate, weight / max(weight.max(), 1e-12))
             axes[0].set_title(f"{names[k]}, mean of {len(rows)}", fontsize=8)
             axes[0].set_xlabel("")
             seconds = (np.arange(signals.shape[2]) - signals.shape[2] // 2) / rate
@@ -619,7 +627,7 @@ def plot_mistakes(checkpoint, signals, rows, captions, title, path):
     lead = "II" if "II" in checkpoint["dataset_leads"] else checkpoint["inputs"]["leads"][0]
     for axis, row, caption in zip(axes, rows, captions):
         if beats:
-            draw_beat(axis, np.array(signals[row, 0]), rate)
+            draw_beat(axis, np.array(signals[row, first_lead(checkpoint)]), rate)
         else:
             draw_record(axis, np.array(signals[row, [checkpoint["dataset_leads"].index(lead)]]), [lead], rate, rows=0)
             axis.set_xlabel("")
@@ -647,7 +655,7 @@ def protocol_of(checkpoint, rows):
 def warnings_of(checkpoint):
     """Checkpoint -> the sentences that must stand beside every figure made with it."""
     return (["SIMULATED DATA: no figure is a result"] if checkpoint["simulated"] else []) + (
-        ["LEAKY RANDOM SPLIT: the model was trained on the patients that it is tested on"] if checkpoint["leaks"] else [])
+        ["LEAKY RANDOM SPLIT: the model was trained on the patients of its own test rows"] if checkpoint["leaks"] else [])
 
 
 def print_metrics(metrics):
@@ -656,10 +664,11 @@ def print_metrics(metrics):
     rows, intervals = dict(metrics["classes"]), metrics.get("intervals", {})
     if "S_without_record_232" in metrics:
         rows["S without record 232"] = metrics["S_without_record_232"]
-    print(f"\n{'class':<24}" + "".join(f"{title:>9}" for title in ("n", "Se", "+P", "F1", "AUC", "AP")) + "   F1, 95% interval")
+    print(f"\n{'class':<24}" + "".join(f"{title:>9}" for title in ("n", "Se", "+P", "F1", "AUC", "AP"))
+          + ("   F1, 95% interval" if intervals else ""))
     for name, row in rows.items():
         low, high = intervals.get(f"{name} f1") or (None, None)
-        print(f"{name:<24}" + "".join(f"{show(row[column]):>9}" for column in columns) + (f"   {show(low)} to {show(high)}" if low else ""))
+        print(f"{name:<24}" + "".join(f"{show(row[column]):>9}" for column in columns) + (f"   {show(low)} to {show(high)}" if low is not None else ""))
     print()
     for name, value in metrics.items():
         if value is None or isinstance(value, float):
@@ -822,7 +831,7 @@ def worst_rows(wanted, predicted, probability, number):
 
 
 def draw_all(paths, checkpoint, net, data, inputs, rows, wanted, predicted, probability, report, title):
-    """Makes the six pictures. Returns how far integrated gradients are from the difference of the logits."""
+    """Makes the six pictures -> dict for the JSON: completeness of the integrated gradients, and the deletion test."""
     names, metadata, signals = checkpoint["class_names"], data.metadata[rows], data.signals[rows]
     confusion, curves, calibration, explanation, averages, mistakes = paths
     plot_confusion(report["confusion_matrix"], names, title + (", records with one superclass" if checkpoint["task"] == "multilabel" else ""), confusion)

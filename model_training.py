@@ -30,7 +30,8 @@ RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median b
 RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
 CONTEXT_SECONDS = None    # s: MIT-BIH: where a beat's normal beat and rhythm come from: None: its whole record, as in a Holter
                           # analysis; 10: the 10 s strip it is in, all that a PTB-XL record offers, for models to be used there
-SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin
+SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin; its
+                          # score is then the mean of the two ends of that range
 LOW_PASS = None           # Hz: None, or a frequency (40) above which nothing reaches the model, as databases differ there
 ADAPTED_CLASSES = {"aami": ["N", "S"], "clinical": ["normal", "supraventricular"]}   # MIT-BIH: classes whose share may
                           # differ from record to record (see `adapt_prior`, which needs no labels); []: none
@@ -659,6 +660,8 @@ def check_sizes(data, sides, crop):
             raise SystemExit(f"{len(sides[side])} rows to use for {side}: {data.name}_signals.npy has too few of that side "
                              f"(TRAIN_FRACTION = {TRAIN_FRACTION})")
     crop_starts(data.signals.shape[2], crop)
+    if data.kind == "mitbih" and crop + 2 * SHIFT_SECONDS * int(data.header["sampling_rate"]) > data.signals.shape[2]:
+        raise SystemExit(f"CROP_SECONDS and twice SHIFT_SECONDS are longer than the segments of {data.signals.shape[2]} samples")
     if not os.access(".", os.W_OK):
         raise SystemExit(f"the folder {os.getcwd()} cannot be written to: run the script in another one")
 

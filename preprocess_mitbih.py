@@ -185,6 +185,8 @@ def read_record(folder, name, leads, lead_absent, sampling_rate):
     """
     record, signals = read_wfdb(Path(folder) / name)
     absent = [lead for lead in leads if lead not in record.sig_name]
+    if len(name) > 16 or len(" ".join(leads)) > 64:
+        raise ValueError("its name has more than 16 letters, or those of LEADS have more than 64: the metadata have no room for them")
     if absent and (lead_absent == "skip" or len(record.sig_name) < len(leads)):
         raise LeadAbsent(f"has no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
     columns = range(len(leads)) if absent else [record.sig_name.index(lead) for lead in leads]
@@ -288,7 +290,7 @@ def beat_table(record):
     """Record dict -> (k,) structured metadata, one row for each annotated beat, complete or not."""
     sample, rr = record["sample"], rr_window(record["sample"], SAMPLING_RATE)
     table = np.zeros(len(sample), [
-        ("record", "U12"), ("patient", "U12"), ("subset", "U5"), ("leads", "U32"), ("sample", "<i8"), ("symbol", "U1"),
+        ("record", "U16"), ("patient", "U16"), ("subset", "U5"), ("leads", "U64"), ("sample", "<i8"), ("symbol", "U1"),
         ("rr_previous", "<f4"), ("rr_next", "<f4"), ("rhythm", "<f4", (25,))])
     table["record"], table["leads"] = record["name"], " ".join(record["leads"])
     subsets, same_patient = (SUBSETS, SAME_PATIENT) if NAME == "mitbih" else ({}, {})

@@ -143,9 +143,9 @@ def test_figures_equal_scikit_learn():
     rng = np.random.default_rng(0)
     abnormal, known = rng.random(500) < .4, rng.random(500) < .9
     score = np.round(abnormal + rng.normal(size=500), 1)   # with ties
-    result = stage.SimpleNamespace(abnormal=abnormal, known=known, score=score, probability=stage.expit(score), patients=np.arange(500) // 3,
+    result = stage.SimpleNamespace(abnormal=abnormal, known=known, score=score, probability=stage.expit(score), threshold=.6, patients=np.arange(500) // 3,
                                    conditions={"PVC": (abnormal, known, -score)})
-    found = {name: value for name, (value, _) in stage.figures_of(result, .6, 0).items()}
+    found = {name: value for name, (value, _) in stage.figures_of(result, 0).items()}
     truth, called = abnormal[known], stage.expit(score[known]) >= .6
     assert [found[k] for k in ("auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "PVC")] == pytest.approx([
         sk.roc_auc_score(truth, score[known]), sk.f1_score(truth, called), sk.balanced_accuracy_score(truth, called),
