@@ -393,8 +393,9 @@ def explain(net, checkpoint, inputs, chosen):
                 with torch.no_grad():
                     ends = [model_training.crop_logits(net, x, features, checkpoint["crop"])[:, k] for x in (signals, base)]
                 difference = ends[0] - ends[1]
-                gap.append((attribution.sum(dim=(1, 2)) - difference).abs().sum() / difference.abs().sum())
-    return found, float(torch.stack(gap).mean()) if gap else None
+                gap.append(torch.stack([(attribution.sum(dim=(1, 2)) - difference).abs().sum(), difference.abs().sum()]))
+    missed, whole = torch.stack(gap).sum(dim=0).tolist() if gap else (0, 0)
+    return found, ratio(missed, whole)
 
 
 DELETED = [0, .02, .05, .1, .2, .3, .4, .5]   # shares of the time that the deletion test takes away
