@@ -34,8 +34,8 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
-from model_evaluation import (bootstrap, check_dataset, divide, evaluate, interval, load_checkpoint, print_metrics, reliability,
-                              show, warnings_of, weighted_auc)
+from model_evaluation import (check_dataset, compare, divide, evaluate, interval, load_checkpoint, print_metrics, reliability,
+                              resampled, show, warnings_of, weighted_auc)
 from model_training import crop_starts, load_array, load_dataset, make_inputs, predict, probabilities, split_parts
 from preprocess_mitbih import check_choice, cut_beats, new_files, qrs_energy, rhythm_features, rr_window
 
@@ -334,7 +334,7 @@ def scored_strips(checkpoint, net, strips, target=False, transform=None):
         if name in kept.conditions and len(column) and checkpoint["output_rows"][column[0]]:
             conditions[name] = (*kept.conditions[name], aggregate(odds[:, column[0]], number, n, row["beats"])[usable])
     return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=-normal[usable], conditions=conditions, patients=kept.patients,
-                           records=kept.records, samples=kept.samples, units=units, hidden=hidden, adapted=sentences,
+                           records=kept.records, samples=kept.samples, hidden=hidden, adapted=sentences,
                            pooled=aggregate(hidden, number, n, "mean")[usable],
                            left_out=strips.left_out | {"strips without a beat": n - len(usable)})
 
@@ -431,30 +431,17 @@ def statistics_of(result):
     return statistics
 
 
-def figures_of(result, seed):
-    """Scored rows -> dict of figure -> (value, (1000,) values of resampled patients). seed: of the resamples."""
-    statistics = statistics_of(result)
-    values, drawn = statistics(np.ones((1, len(result.score)))), bootstrap(result.patients, statistics, seed=seed)
-    return {name: (float(value[0]), drawn[name]) for name, value in values.items() if np.isfinite(value[0])}
-
-
 # ---- Report ----
 
 def report_of(result, figures):
     """Scored rows and their figures -> dict for the JSON file."""
     return {"rows": len(result.score), "threshold": result.threshold, "normal_or_abnormal": int(result.known.sum()),
             "abnormal": int(np.sum(result.abnormal & result.known)), "patients": len(np.unique(result.patients)),
-            **{name: {"value": value, "interval": interval(drawn)} for name, (value, drawn) in figures.items()},
+            **{name: {"value": float(values[0]), "interval": interval(values[1:])} for name, values in figures.items()},
             "condition_rows": {name: int(np.sum(truth & known)) for name, (truth, known, _) in result.conditions.items()},
             "reliability": reliability(result.probability[result.known], result.abnormal[result.known]),
             "adapted": result.adapted, "left_out": result.left_out,
             **({"classes": result.classes} if hasattr(result, "classes") else {})}
-
-
-def drop_of(inside, outside):
-    """Figures of both sides -> dict of the differences, with intervals (the two sides are resampled independently)."""
-    return {name: {"value": value - outside[name][0], "interval": interval(drawn - outside[name][1])}
-            for name, (value, drawn) in inside.items() if name in outside}
 
 
 def print_report(report, unit):
@@ -567,16 +554,16 @@ def compare_beats(checkpoint, net, source, target):
 def compare_strips(checkpoint, net, source, target):
     """One of both databases is PTB-XL -> dict of scored strips: validation, in-domain (or None), cross-domain."""
     parts, needs_beats, transform, done = own_parts(checkpoint), checkpoint["dataset"] != "ptbxl", None, []
-    target_parts = split_parts(target)
-    if (ADAPTATION != "none" or FINE_TUNE_PATIENTS) and not target_parts["train"]:
+    target_parts, adapts = split_parts(target), ADAPTATION != "none" or FINE_TUNE_PATIENTS
+    if adapts and not target_parts["train"]:
         raise SystemExit(f"{target.name} has no training side to adapt to: set ADAPTATION to \"none\" and FINE_TUNE_PATIENTS to 0")
     if WHOLE_TARGET:
         target_parts["test"] = sum(split_parts(target, "all").values(), [])
     validation, inside = (scored_strips(checkpoint, net, strips_of(source, parts, side)) if parts[side] else None
                           for side in ("validation", "test"))
-    test, train = (strips_of(target, target_parts, side, needs_beats) if side == "test" or ADAPTATION != "none" or FINE_TUNE_PATIENTS
-                   else None for side in ("test", "train"))
-    if train is not None:   # 201 and 202 of MIT-BIH are one patient on both sides
+    test = strips_of(target, target_parts, "test", needs_beats)
+    if adapts:   # 201 and 202 of MIT-BIH are one patient on both sides
+        train = strips_of(target, target_parts, "train", needs_beats)
         train = take(train, np.flatnonzero(~np.isin(train.patients, test.patients)))
     if ADAPTATION == "adabn":
         units, _, _ = units_of(checkpoint, net, some_patients(train, 1000), True)
@@ -615,14 +602,15 @@ def main():
     results = (compare_beats if unit == "beats" else compare_strips)(checkpoint, net, source, target)
     add_probabilities(results)
     threshold = results.pop("validation").threshold
-    figures = {side: figures_of(result, seed) if result else None for seed, (side, result) in enumerate(results.items())}
+    figures = {side: resampled(result.patients, statistics_of(result), seed) if result else None
+               for seed, (side, result) in enumerate(results.items())}
     warnings = warnings_of(checkpoint)
     if target.header["simulated"] and not checkpoint["simulated"]:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
     report = {"source": source.name, "target": target.name, "model": MODEL, "unit": unit, "warnings": warnings, "threshold": threshold,
               "constants": {name: value for name, value in globals().items() if name.isupper()},
               **{side: report_of(result, figures[side]) if result else None for side, result in results.items()},
-              "drop": drop_of(figures["in_domain"], figures["cross_domain"]) if results["in_domain"] else None}
+              "drop": compare(figures["in_domain"], figures["cross_domain"]) if results["in_domain"] else None}
     print_report(report, unit)
     if unit == "beats":
         print_metrics(results["cross_domain"].classes)

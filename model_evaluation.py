@@ -180,7 +180,8 @@ def weighted_auc(wanted, scores, weights):
     """(n,) bool, (n,) scores, (b, n) weights -> (b,) AUC, NaN where one of both is missing. Equal scores count half."""
     order = np.argsort(scores, kind="stable")
     groups = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))   # where each group of equal scores begins
-    positive, negative = (np.add.reduceat(weights[:, order] * mask[order], groups, axis=1) for mask in (wanted, ~wanted))
+    weights, wanted = weights[:, order], wanted[order]
+    positive, negative = (np.add.reduceat(weights * mask, groups, axis=1) for mask in (wanted, ~wanted))
     pairs = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
     return divide(pairs, positive.sum(axis=1) * negative.sum(axis=1))
 
@@ -219,10 +220,19 @@ def mean_of_defined(values):
     return divide(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1).astype(float))
 
 
+def resampled(patients, statistics, seed=0):
+    """(n,) patient of each row, statistics as for `bootstrap` -> dict of figure -> (1 + 1000,): its value, then the resamples'."""
+    value, drawn = statistics(np.ones((1, len(patients)))), bootstrap(patients, statistics, seed=seed)
+    return {name: np.concatenate([value[name], drawn[name]]) for name in value if np.isfinite(value[name][0])}
+
+
 def compare(figures, others):
-    """Two dicts of figure -> (1 + resamples,) values from the same resamples -> dict of differences with their intervals."""
+    """Two dicts of `resampled` -> dict of the differences of the figures that both have, with their intervals.
+
+    With the same patients and seed the resamples are paired, with other seeds independent.
+    """
     return {name: {"value": float(values[0] - others[name][0]), "interval": interval(values[1:] - others[name][1:])}
-            for name, values in figures.items() if np.isfinite(values[0] - others[name][0])}
+            for name, values in figures.items() if name in others}
 
 
 # ---- MIT-BIH by record, PTB-XL by group ----
@@ -243,21 +253,16 @@ def ec57_figures(labels, predicted, records, names):
     As in ANSI/AAMI EC57 and de Chazal et al. 2004: a fusion or unclassifiable beat that is called V is no false positive, nor
     is an unclassifiable one that is called S.
     """
-    n, s, v, f, q = (names.index(name) for name in "NSVFQ")
+    s, v, f, q = (names.index(name) for name in "SVFQ")
 
     def figures(rows):
         matrix = confusion_matrix(labels[rows], predicted[rows], labels=range(len(names)))
         return {"beats": int(matrix.sum()), "VEB": ectopic_figures(matrix, v, (f, q)), "SVEB": ectopic_figures(matrix, s, (q,))}
     by_record = {str(record): figures(records == record) for record in np.unique(records)}
-    average = {kind: {key: mean_or_none([row[kind][key] for row in by_record.values()]) for key in by_record[next(iter(by_record))][kind]}
+    gross = figures(np.ones(len(labels), bool))
+    average = {kind: {key: mean_of({record: row[kind] for record, row in by_record.items()}, key) for key in gross[kind]}
                for kind in ("VEB", "SVEB")}
-    return {"gross": figures(np.ones(len(labels), bool)), "average": average, "records": by_record}
-
-
-def mean_or_none(values):
-    """Numbers and None -> mean of the numbers, None if there is none."""
-    values = [value for value in values if value is not None]
-    return float(np.mean(values)) if values else None
+    return {"gross": gross, "average": average, "records": by_record}
 
 
 def group_figures(checkpoint, metadata, targets, probability):
@@ -773,31 +778,28 @@ def membership(checkpoint, targets, probability):
     return targets[:, None] == classes, probability.argmax(axis=1)[:, None] == classes
 
 
-def scored_rows(checkpoint, net, data, side):
-    """Checkpoint, net, dataset, "validation" or "test" -> row numbers, inputs of all rows, targets and probabilities of the side's."""
+def scored_rows(checkpoint, net, data, inputs, side):
+    """Checkpoint, net, dataset, inputs of all its rows, "validation" or "test" -> the side's row numbers, targets, probabilities."""
     rows = task_rows(data, checkpoint["task"], split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"]))[side]
     if len(rows) == 0:
         raise SystemExit(f"{data.name}_signals.npy has no {side} rows with a class: preprocess the complete dataset"
                          + (', or train with another SPLIT: "all" left none' if checkpoint["split"] == "all" else ""))
-    inputs = make_inputs(data, **checkpoint["inputs"])
     records = data.metadata["record"][rows] if checkpoint["prior"] else None
     logits = predict(net, *inputs, rows, checkpoint["crop"])
     probability = probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]), records, checkpoint["prior"])
-    return rows, inputs, targets_of(data, checkpoint["task"])[rows].numpy(), probability
+    return rows, targets_of(data, checkpoint["task"])[rows].numpy(), probability
 
 
 def resampled_figures(checkpoint, patients, targets, probability):
-    """Test rows -> dict of figure -> (1 + 1000,) its value and those of the resampled patients."""
-    statistics = statistics_of(*membership(checkpoint, targets, probability), probability, checkpoint["class_names"])
-    value, drawn = statistics(np.ones((1, len(targets)))), bootstrap(patients, statistics)
-    return {name: np.concatenate([value[name], drawn[name]]) for name in value}
+    """Test rows -> their `resampled` figures."""
+    return resampled(patients, statistics_of(*membership(checkpoint, targets, probability), probability, checkpoint["class_names"]))
 
 
 def compare_with(model, checkpoint, data, rows, patients, figures):
     """Name of another model of the dataset -> dict of the differences from it on the same rows, with their intervals."""
     other, net = load_checkpoint(DATASET, model)
     check_dataset(other, data)
-    other_rows, _, targets, probability = scored_rows(other, net, data, "test")
+    other_rows, targets, probability = scored_rows(other, net, data, make_inputs(data, **other["inputs"]), "test")
     if not np.array_equal(other_rows, rows) or other["task"] != checkpoint["task"]:
         raise SystemExit(f"COMPARE_WITH = {model!r}: that model has another task or other test rows. Train both with the same constants")
     return {"model": model, "difference": compare(figures, resampled_figures(other, patients, targets, probability))}
@@ -872,8 +874,9 @@ def main():
     checkpoint, net = load_checkpoint(DATASET, MODEL)
     data = load_dataset(DATASET)
     check_dataset(checkpoint, data)
-    rows, inputs, targets, probability = scored_rows(checkpoint, net, data, "test")
-    _, _, validation_targets, validation_probability = scored_rows(checkpoint, net, data, "validation")
+    inputs = make_inputs(data, **checkpoint["inputs"])
+    rows, targets, probability = scored_rows(checkpoint, net, data, inputs, "test")
+    _, validation_targets, validation_probability = scored_rows(checkpoint, net, data, inputs, "validation")
     wanted, predicted = membership(checkpoint, targets, probability)
     patients, warnings = data.metadata["patient"][rows], warnings_of(checkpoint)
 
@@ -881,7 +884,7 @@ def main():
     temperature = fit_temperature(validation_probability, validation_targets, checkpoint["task"])
     report = {"protocol": protocol_of(checkpoint, rows) | {"test_patients": len(np.unique(patients))}, "warnings": warnings,
               **evaluate(checkpoint, data, rows, targets, probability),
-              "intervals": {name: interval(values[1:]) for name, values in figures.items() if np.isfinite(values[0])},
+              "intervals": {name: interval(values[1:]) for name, values in figures.items()},
               "calibration": calibration_of(checkpoint, targets, probability, temperature)}
     if COMPARE_WITH:
         report["comparison"] = compare_with(COMPARE_WITH, checkpoint, data, rows, patients, figures)

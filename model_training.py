@@ -40,7 +40,7 @@ ADAPTED_CLASSES = {"aami": ["N", "S"], "clinical": ["normal", "supraventricular"
 SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds); "all": the test side and the paced records train
                           # too, for models to be used on another database; or "random", which leaks patients
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 that are not trained on
-EXCLUDED_RECORDS = []     # MIT-BIH, inter_patient: ["202"] leaves out the test record of the patient who is also in DS1 (201)
+EXCLUDED_RECORDS = []     # MIT-BIH, not for random: ["202"] leaves out the test record of the patient who is also in DS1 (201)
 VALIDATION_FOLD = 9       # PTB-XL: strat_fold for choosing the epoch and the thresholds; the rest trains
 TEST_FOLD = 10            # PTB-XL: strat_fold that is only reported
 
@@ -151,11 +151,10 @@ def split_parts(data, split="inter_patient"):
         test, validation = group == TEST_FOLD, group == VALIDATION_FOLD
     else:
         group, first = np.unique(data.metadata["record"], return_index=True)
-        subset, excluded = data.metadata["subset"][first], np.isin(group, EXCLUDED_RECORDS)
-        test = np.isin(subset, ["DS2", "test"]) & ~excluded     # "test": all records of a third database
-        validation = np.isin(group, VALIDATION_RECORDS) & ~excluded
-        if split != "all":
-            group, test, validation = (x[np.isin(subset, ["DS1", "DS2", "test"]) & ~excluded] for x in (group, test, validation))
+        subset = data.metadata["subset"][first]
+        kept = ~np.isin(group, EXCLUDED_RECORDS) & ((split == "all") | (subset != "paced"))
+        group, subset = group[kept], subset[kept]
+        test, validation = np.isin(subset, ["DS2", "test"]), np.isin(group, VALIDATION_RECORDS)   # "test": of a third database
     test &= split != "all"
     sides = {"train": ~test & ~validation, "validation": validation, "test": test}
     return {side: group[rows].tolist() for side, rows in sides.items()}

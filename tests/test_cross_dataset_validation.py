@@ -9,6 +9,7 @@ import pytest
 from sklearn import metrics as sk
 
 import cross_dataset_validation as stage
+import model_evaluation
 import model_training
 import preprocess_mitbih
 import simulate
@@ -20,7 +21,7 @@ STRIP = {"CONTEXT_SECONDS": 10, "SHIFT_SECONDS": .04, "LOW_PASS": 40}
 @pytest.fixture
 def run(prepared, monkeypatch):
     """A function that trains a small model on the source (unless it is there) and validates it on the target -> the JSON report."""
-    monkeypatch.setattr(stage, "bootstrap", partial(stage.bootstrap, resamples=200))
+    monkeypatch.setattr(model_evaluation, "bootstrap", partial(model_evaluation.bootstrap, resamples=200))
 
     def both(source, target, model, cross=(), **constants):
         if not (prepared / f"{source}_{model}_model.pth").exists():
@@ -145,7 +146,7 @@ def test_figures_equal_scikit_learn():
     score = np.round(abnormal + rng.normal(size=500), 1)   # with ties
     result = stage.SimpleNamespace(abnormal=abnormal, known=known, score=score, probability=stage.expit(score), threshold=.6, patients=np.arange(500) // 3,
                                    conditions={"PVC": (abnormal, known, -score)})
-    found = {name: value for name, (value, _) in stage.figures_of(result, 0).items()}
+    found = {name: values[0] for name, values in stage.resampled(result.patients, stage.statistics_of(result)).items()}
     truth, called = abnormal[known], stage.expit(score[known]) >= .6
     assert [found[k] for k in ("auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "PVC")] == pytest.approx([
         sk.roc_auc_score(truth, score[known]), sk.f1_score(truth, called), sk.balanced_accuracy_score(truth, called),
