@@ -4,8 +4,9 @@ Reads   {source}_{model}_model.pth and the .npy files of both databases, from th
 Writes  {source}_to_{target}_{model}_cross.json   in-domain and cross-domain figures with 95% intervals, the drop, calibration
         {source}_to_{target}_{model}_cross.csv    truth and scores of every row, to compute any figure again
         {source}_to_{target}_{model}_cross.png    ROC curves, calibration, and the conditions that both databases name
-        {target}_beats.npy    (n,) structured     ecg_id, sum (of lead I, to know the record by) and beats (64,) float32 s: the
-                                                  R peaks found in each PTB-XL record, NaN after the last; made once
+        {target}_beats.npy    (n,) structured     ecg_id, sum (of lead I, to know the record by), beats (64,) float32 s: the
+                                                  R peaks found in each PTB-XL record, NaN after the last, and check, their
+                                                  sum; made once
 Takes   a minute on two cores, and half a minute more when the R peaks are to be found.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records. Between two databases of
@@ -34,10 +35,11 @@ from sklearn.preprocessing import StandardScaler
 from torch import nn
 from tqdm import tqdm
 
-from model_evaluation import (check_dataset, compare, divide, evaluate, interval, load_checkpoint, print_metrics, reliability,
-                              resampled, show, warnings_of, weighted_auc)
-from model_training import crop_starts, load_array, load_dataset, make_inputs, predict, probabilities, split_parts
-from preprocess_mitbih import check_choice, cut_beats, new_files, qrs_energy, rhythm_features, rr_window
+from model_evaluation import (check_dataset, compare, divide, evaluate, interval, load_checkpoint, origin_of, print_metrics,
+                              reliability, resampled, show, warnings_of, weighted_auc)
+from model_training import crop_starts, load_array, load_dataset, load_header, make_inputs, predict, probabilities, split_parts
+from preprocess_mitbih import (check_choice, constants_of, cut_beats, new_files, qrs_energy, rhythm_features, rr_window,
+                               save_array)
 
 # data and model
 PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
@@ -86,12 +88,10 @@ ADC_UNITS = {"ptbxl": 1000, "mitbih": 200}   # a mV
 
 def mitbih_strips(data, records):
     """Dataset of beats, record names -> strips of 10 s with their annotated beats, labelled by these."""
-    everything = load_array(f"{data.name}_records.npy", "preprocess_mitbih.py")
+    _, sums, script = load_header(data.name)
+    everything = load_array(f"{data.name}_records.npy", script, sums["records"])
     rate, lengths = int(data.header["sampling_rate"]), data.header["record_samples"]
     length, leads = 10 * rate, [str(x) for x in data.header["leads"]]
-    if len(everything) != lengths.sum():
-        raise SystemExit(f"{data.name}_records.npy has {len(everything)} samples, the header says {lengths.sum()}. "
-                         "Make them again with: python preprocess_mitbih.py")
     everything, strips, left_out = everything.reshape(len(everything), -1), [], {"strips without an annotated beat": 0}
     for name, offset, samples in zip(data.header["record_names"], np.cumsum(lengths) - lengths, lengths):
         beats = data.metadata[data.metadata["record"] == name]
@@ -170,18 +170,20 @@ def find_beats(signals, rate):
 def beats_of_records(data):
     """PTB-XL -> (n, 64) float32 s, R peaks of every record, NaN after the last; from {name}_beats.npy if it is of these signals."""
     path, rate = f"{data.name}_beats.npy", int(data.header["sampling_rate"])
-    table = np.zeros(len(data.signals), [("ecg_id", "<i8"), ("sum", "<f8"), ("beats", "<f4", (64,))])
+    table = np.zeros(len(data.signals), [("ecg_id", "<i8"), ("sum", "<f8"), ("beats", "<f4", (64,)), ("check", "<f8")])
     table["ecg_id"], table["sum"], table["beats"] = data.metadata["ecg_id"], data.signals[:, 0].sum(axis=1, dtype=float), np.nan
     if Path(path).exists():
         stored = load_array(path, "cross_dataset_validation.py, after deleting it")
-        if stored.dtype == table.dtype and all(np.array_equal(stored[field], table[field]) for field in ("ecg_id", "sum")):
+        if (stored.dtype == table.dtype and all(np.array_equal(stored[field], table[field]) for field in ("ecg_id", "sum"))
+                and np.array_equal(stored["check"], np.nansum(stored["beats"], axis=1, dtype=float))):
             return stored["beats"]
     ids = table["ecg_id"]
     for rows in tqdm(np.array_split(np.arange(len(ids)), max(1, len(ids) // 256)), desc="R peaks", unit="part", disable=None):
         for row, peaks in zip(rows, find_beats(data.signals[rows], rate)):
             table["beats"][row, :len(peaks)] = peaks[:64] / rate
-    with new_files(path) as (temporary,), open(temporary, "wb") as file:
-        np.save(file, table, allow_pickle=False)
+    table["check"] = np.nansum(table["beats"], axis=1, dtype=float)
+    with new_files(path) as (temporary,):
+        save_array(temporary, table)
     print(f"Found {np.isfinite(table['beats']).sum():,} R peaks in {len(ids):,} records, none in "
           f"{np.sum(np.isnan(table['beats'][:, 0]))}; wrote {path}")
     return table["beats"]
@@ -608,7 +610,8 @@ def main():
     if target.header["simulated"] and not checkpoint["simulated"]:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
     report = {"source": source.name, "target": target.name, "model": MODEL, "unit": unit, "warnings": warnings, "threshold": threshold,
-              "constants": {name: value for name, value in globals().items() if name.isupper()},
+              "constants": constants_of(globals(), []),
+              "made_from": {**origin_of(checkpoint), "target": json.loads(str(target.header["made_from"]))},
               **{side: report_of(result, figures[side]) if result else None for side, result in results.items()},
               "drop": compare(figures["in_domain"], figures["cross_domain"]) if results["in_domain"] else None}
     print_report(report, unit)

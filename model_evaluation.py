@@ -30,8 +30,9 @@ from scipy.special import expit, logit, softmax
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
 
 import model_training
-from model_training import (crop_starts, load_dataset, make_inputs, predict, probabilities, split_rows, targets_of, task_rows)
-from preprocess_mitbih import check_choice, new_files
+from model_training import (crop_starts, first_difference, load_dataset, load_pth, make_inputs, predict, probabilities, split_rows,
+                            targets_of, task_rows)
+from preprocess_mitbih import check_choice, constants_of, new_files, sha256_of, versions
 
 # data and model: the checkpoint {DATASET}_{MODEL}_model.pth decides everything else
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -47,7 +48,7 @@ AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class in th
 # what a checkpoint must hold
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
         "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior", "thresholds",
-        "epoch", "outputs", "output_rows"}
+        "epoch", "outputs", "output_rows", "made_from", "constants", "versions"}
 INPUTS = {"leads", "record_relative", "rhythm", "window", "context", "align", "low_pass_hz"}   # in its "inputs"
 
 
@@ -65,7 +66,7 @@ def load_checkpoint(dataset, model):
     name = f"{dataset}_{model}_model.pth"
     make = f'Make it with DATASET = "{dataset}" and MODEL = "{model}": python model_training.py'
     try:
-        checkpoint = torch.load(name, map_location="cpu", weights_only=True)
+        checkpoint = load_pth(name)
         net = build_net(checkpoint)
         absent = KEYS - set(checkpoint) or INPUTS - set(checkpoint["inputs"])
         if absent:
@@ -81,21 +82,20 @@ def load_checkpoint(dataset, model):
 
 
 def check_dataset(checkpoint, data):
-    """Stops the run when the .npy files are not of the kind that the checkpoint was trained on."""
-    found = {"dataset": data.name, "class_names": [str(c) for c in data.header["class_names"]],
-             "sampling_rate": int(data.header["sampling_rate"]), "segment": data.signals.shape[2],
-             "simulated": bool(data.header["simulated"])}
-    for key, value in found.items():
-        if checkpoint[key] != value:
-            raise SystemExit(f"the checkpoint was trained with {key} = {checkpoint[key]}, the .npy files have {value}. "
-                             "Run the preprocess script again with the checkpoint's setting, or train again")
-    if checkpoint["split"] == "random" and checkpoint["split_rows"] != len(data.labels):
-        raise SystemExit(f"the checkpoint was trained on a random split of {checkpoint['split_rows']} rows, the .npy "
-                         f"files have {len(data.labels)}. Train again")
-    absent = set(checkpoint["split_parts"]["test"]) - set(data.metadata[model_training.GROUP[data.name]].tolist())
-    if absent:
-        raise SystemExit(f"the test rows {', '.join(sorted(map(str, absent)))} of the checkpoint's split are not in the .npy "
-                         "files. Run the preprocess script again on all records, or train again")
+    """Stops the run when the .npy files are of another run than those that the checkpoint was trained on."""
+    was, now = checkpoint["made_from"], json.loads(str(data.header["made_from"]))
+    difference = first_difference(*({key: side[key] for key in ("constants", "files", "bytes", "sha256")} for side in (was, now)))
+    if difference:
+        name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
+        raise SystemExit(f"{name} and the {data.name}_*.npy files are of different runs: it was trained on files with {difference}. "
+                         "Make the .npy files again as they were, or train again")
+
+
+def origin_of(checkpoint):
+    """Checkpoint -> what figures of it are made from: its file, what that was made from, and the versions now."""
+    name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
+    return {"checkpoint": name, "sha256": sha256_of(name), **{key: checkpoint[key] for key in ("constants", "made_from", "versions")},
+            "versions_now": versions(torch, np)}
 
 
 # ---- Metrics ----
@@ -883,6 +883,7 @@ def main():
     figures = resampled_figures(checkpoint, patients, targets, probability)
     temperature = fit_temperature(validation_probability, validation_targets, checkpoint["task"])
     report = {"protocol": protocol_of(checkpoint, rows) | {"test_patients": len(np.unique(patients))}, "warnings": warnings,
+              "made_from": {**origin_of(checkpoint), "evaluation": constants_of(globals(), ["KEYS", "INPUTS"])},
               **evaluate(checkpoint, data, rows, targets, probability),
               "intervals": {name: interval(values[1:]) for name, values in figures.items()},
               "calibration": calibration_of(checkpoint, targets, probability, temperature)}

@@ -3,23 +3,32 @@
 Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
 Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `describe`)
         {dataset}_{model}_training.png   loss and validation score by epoch
+        {dataset}_{model}_state.pth      after every epoch, what RESUME goes on from; removed at the end
 Takes   a minute for MIT-BIH, 6 to 7 minutes for PTB-XL at 100 Hz, on two cores without a GPU (mlp: a third of that).
+        Several processes, GPUs or machines share the work with: torchrun --nproc-per-node=2 model_training.py
 """
 
+import io
+import json
 import os
-import platform
+import sys
 import time
+import zipfile
+from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import torch
+import torch.distributed as dist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import check_choice, low_pass, new_files, qrs_energy, rhythm_features, rr_window
+from preprocess_mitbih import (check_choice, constants_of, header_sum, low_pass, new_files, qrs_energy, rhythm_features, rr_window,
+                               sha256_of, versions)
 
 # data
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -68,6 +77,7 @@ PATIENCE = 8              # "best": epochs without a better validation score bef
 
 # run
 SEED = 0                  # one seed, one result, on the CPU
+RESUME = False            # True: goes on after the last whole epoch of a run that was stopped, to the same weights on the CPU
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of their names
 
 # What a model sees at a time: the middle of a MIT-BIH segment (the P wave to the ST segment), random crops of PTB-XL.
@@ -80,53 +90,52 @@ ARCHITECTURE = {
               "lstm": {"width": 80, "stem_stride": 2},
               "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1}},
 }
-# The metadata fields that the inter-patient split goes by, and the others that are needed.
+# Constants that say how a run goes, not what comes out; the others are recorded in the checkpoint.
+HOW_IT_RUNS = ["RESUME", "DEVICE", "MODELS", "HOW_IT_RUNS"]
+# The metadata field that the inter-patient split goes by.
 GROUP = {"mitbih": "record", "ptbxl": "fold"}
-FIELDS = {"mitbih": ["record", "patient", "subset", "symbol", "sample", "leads", "rhythm"],
-          "ptbxl": ["ecg_id", "fold", "patient", "superclasses", "statements"]}
 
 
 # ---- Load a dataset ----
 
-def load_array(name, script):
-    """.npy file of the working directory -> memory-mapped array. Stops with one sentence when it is not usable."""
+def load_array(name, script, digest=None):
+    """.npy file of the working directory -> memory-mapped array. Stops with one sentence when it is not usable.
+
+    With a digest the file must have this SHA-256.
+    """
     try:
-        return np.load(name, mmap_mode="c", allow_pickle=False)   # "c": the file is never written to
+        array = np.lib.format.open_memmap(name, mode="c")   # "c": the file is never written to. Pickled objects are refused
     except FileNotFoundError:
         raise SystemExit(f"{name} is not in this folder. Make it with: python {script}") from None
-    except (ValueError, OSError, EOFError) as error:
-        raise SystemExit(f"{name} is damaged ({error}). Make it again with: python {script}") from error
+    except Exception as error:   # numpy raises errors of many kinds on damaged files
+        reason = " ".join(str(error).split())[:100]
+        raise SystemExit(f"{name} is damaged ({reason}). Make it again with: python {script}") from error
+    if digest and sha256_of(name) != digest:
+        raise SystemExit(f"{name} is damaged, or of another run than the header beside it (its SHA-256 is not the one in there). "
+                         f"Make all of them again with: python {script}")
+    return array
+
+
+def load_header(dataset):
+    """Name -> (header record, dict of part -> SHA-256, name of the script that makes them), after a check of the header."""
+    script = "preprocess_ptbxl.py" if dataset == "ptbxl" else "preprocess_mitbih.py"
+    header = load_array(f"{dataset}_header.npy", script)
+    fields = set(header.dtype.names or ())
+    if header.shape != (1,) or not {"own_sum", "made_from"} <= fields or header["own_sum"] != header_sum(header):
+        raise SystemExit(f"{dataset}_header.npy is damaged or of an earlier version. Make all {dataset}_*.npy files again with: python {script}")
+    return header[0], dict(zip(header["parts"][0].tolist(), header["part_sums"][0].tolist())), script
 
 
 def load_dataset(dataset):
     """Name -> signals (n, leads, samples) float32 mV, labels (n,), metadata (n,) structured, header (one record), kind.
 
-    kind is "ptbxl", or "mitbih" for any database of annotated beats.
+    kind is "ptbxl", or "mitbih" for any database of annotated beats. The signals stay on disk, as a memory map. The files must
+    be those that one run of the preprocess script wrote, byte for byte; it is this script that has checked what is in them.
     """
-    kind = "ptbxl" if dataset == "ptbxl" else "mitbih"
-    script = f"preprocess_{kind}.py"
-    signals, labels, metadata, header = (load_array(f"{dataset}_{part}.npy", script)
-                                         for part in ("signals", "labels", "metadata", "header"))
-    again = f"Make the four {dataset}_*.npy files again with: python {script}"
-    if signals.dtype != np.float32 or signals.ndim not in (2, 3) or labels.shape != (len(signals),) or header.shape != (1,):
-        raise SystemExit(f"{dataset}_signals.npy has shape {signals.shape} of {signals.dtype}, {dataset}_labels.npy "
-                         f"{labels.shape}: expected float32 signals and one label a row. {again}")
-    if metadata.shape != labels.shape or len(signals) == 0:
-        raise SystemExit(f"{dataset}: {len(signals)} signals and labels and metadata of shape {metadata.shape} do not "
-                         f"belong together. {again}")
-    fields = {"class_names", "leads", "sampling_rate", "simulated", "class_map"}
-    if fields - set(header.dtype.names or ()) or set(FIELDS[kind]) - set(metadata.dtype.names or ()):
-        raise SystemExit(f"{dataset}_header.npy or {dataset}_metadata.npy lacks fields. {again}")
-    if labels.dtype != np.int64 or labels.min() < -1 or labels.max() >= header["class_names"].shape[1]:
-        raise SystemExit(f"{dataset}_labels.npy holds {labels.dtype} from {labels.min()} to {labels.max()}: expected int64 "
-                         f"below {header['class_names'].shape[1]}. {again}")
-    if not all(np.isfinite(signals[i:i + 4096]).all() for i in range(0, len(signals), 4096)):
-        raise SystemExit(f"{dataset}_signals.npy contains NaN or infinite samples. {again}")
-    signals = signals[:, None] if signals.ndim == 2 else signals
-    if signals.shape[1] != header["leads"].shape[1] or (kind == "ptbxl" and signals.shape[2] != 10 * header["sampling_rate"]):
-        raise SystemExit(f"{dataset}_signals.npy has shape {signals.shape}, the header says {header['leads'].shape[1]} leads "
-                         f"at {header['sampling_rate'][0]} Hz. {again}")
-    return SimpleNamespace(name=dataset, kind=kind, signals=signals, labels=labels, metadata=metadata, header=header[0])
+    header, sums, script = load_header(dataset)
+    signals, labels, metadata = (load_array(f"{dataset}_{part}.npy", script, sums[part]) for part in ("signals", "labels", "metadata"))
+    return SimpleNamespace(name=dataset, kind="ptbxl" if dataset == "ptbxl" else "mitbih", labels=labels, metadata=metadata,
+                           header=header, signals=signals[:, None] if signals.ndim == 2 else signals)
 
 
 # ---- Split ----
@@ -287,7 +296,7 @@ def make_inputs(data, leads, record_relative, rhythm, window, context, align, lo
 def channel_statistics(values, rows):
     """(n, channels, ...) tensor, training rows -> mean and spread of each channel, (channels,) float32 each."""
     total = count = square = 0.0
-    for part in np.array_split(rows, max(1, len(rows) // 1024)):
+    for part in np.array_split(rows, max(1, len(rows) * values.shape[2:].numel() // 1_024_000)):
         part = values[torch.from_numpy(part)].flatten(2) if values.dim() > 2 else values[torch.from_numpy(part), :, None]
         total, square = total + part.sum((0, 2), dtype=torch.float64), square + part.double().square().sum((0, 2))
         count += part.shape[0] * part.shape[2]
@@ -475,6 +484,141 @@ def probabilities(logits, task, classes, records=None, prior=None):
     return probability if prior is None else adapt_prior(probability, records, prior)
 
 
+# ---- Several processes (torchrun), each with its part of every batch, to the weights of a single one but for rounding ----
+
+class Total(torch.autograd.Function):
+    """The sum of a tensor over all processes, which gradients flow back through."""
+
+    @staticmethod
+    def forward(ctx, x):
+        dist.all_reduce(x := x.clone())
+        return x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return Total.apply(gradient)
+
+
+def start_processes(device):
+    """Joins the processes that torchrun has started, if it has -> the device of this one. The first alone prints and writes."""
+    if not dist.is_torchelastic_launched():
+        return device
+    device, here = torch.device("cuda" if device.type == "cuda" else "cpu"), dist.get_node_local_rank()   # gloo cannot do mps
+    if device.type == "cuda" and here >= torch.cuda.device_count():
+        raise SystemExit(f"process {here} has no GPU: torchrun's --nproc-per-node is above the {torch.cuda.device_count()} GPUs here")
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    if device.type == "cuda":
+        torch.cuda.set_device(device := torch.device("cuda", here))
+    sys.stdout = open(os.devnull, "w") if dist.get_rank() else sys.stdout
+    return device
+
+
+def is_first():
+    """Whether this is the process that writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def own_part(rows):
+    """The rows of the whole batch -> those of this process."""
+    return rows.tensor_split(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
+
+
+def all_parts(own):
+    """What this process has -> list of what each process has."""
+    parts = [own] * (dist.get_world_size() if dist.is_initialized() else 1)
+    if dist.is_initialized():
+        dist.all_gather_object(parts, own)
+    return parts
+
+
+def whole_batch(layer, x):
+    """Batch normalisation or dropout of this process's rows, with the statistics or the mask of the whole batch."""
+    if not layer.training:
+        return type(layer).forward(layer, x)
+    if isinstance(layer, nn.modules.dropout._DropoutNd):
+        return x * own_part(type(layer).forward(layer, x.new_ones(dist.get_world_size() * len(x), *x.shape[1:])))
+    axes, shape, count = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2), dist.get_world_size() * x.numel() // x.shape[1]
+    mean, square = Total.apply(torch.stack([x.float().sum(axes), x.float().square().sum(axes)])) / count
+    variance = (square - mean.square()).clamp_min(0)
+    layer.num_batches_tracked += 1
+    layer.running_mean.lerp_(mean.detach(), layer.momentum)
+    layer.running_var.lerp_(variance.detach() * count / (count - 1), layer.momentum)
+    scale = layer.weight * (variance + layer.eps).rsqrt()
+    return x * scale.view(shape) + (layer.bias - mean * scale).view(shape)
+
+
+def share_net(net, batch_size):
+    """The net -> the net as all processes train it together. nn.SyncBatchNorm would do on GPUs alone."""
+    if not dist.is_initialized():
+        return net
+    if batch_size % dist.get_world_size():
+        raise SystemExit(f"batches of {batch_size} rows: expected a multiple of the {dist.get_world_size()} processes (BATCH_SIZE)")
+    for layer in net.modules():
+        if isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
+            layer.forward = partial(whole_batch, layer)
+    return nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+
+
+# ---- A state to go on from ----
+
+def save_pth(path, content):
+    """Writes a dict of tensors and plain values."""
+    buffer = io.BytesIO()   # so that a full disk is an ordinary OSError
+    torch.save(content, buffer)
+    Path(path).write_bytes(buffer.getvalue())
+
+
+def load_pth(path):
+    """.pth file -> its content on the CPU; nothing in it is executed. ValueError when it is damaged."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()   # torch.load does not look at the checksums
+        if damaged:
+            raise ValueError(f"{damaged} has another checksum")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:   # zipfile and torch raise errors of many kinds on damaged files
+        raise ValueError(" ".join(str(error).split())[:100]) from error
+
+
+def on_device(device):
+    """Device -> the module with its random state."""
+    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type, torch)
+
+
+def first_difference(old, new, name=""):
+    """Two dicts of plain values -> "name = old, now new" of the first value that differs, or None."""
+    for key in [*old, *(key for key in new if key not in old)]:
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            if found := first_difference(a, b, f"{name}{key} "):
+                return found
+        elif a != b:
+            return f"{name}{key} = {a!r}, now {b!r}"
+    return None
+
+
+def load_state(path, configuration, net, optimiser, schedule, device):
+    """State file -> history and best epoch of the run so far, after setting net, optimiser, schedule and random numbers to it.
+
+    Stops the run with one sentence when the state is damaged or of other constants or data.
+    """
+    try:
+        state = all_parts(load_pth(path) if is_first() else None)[0]
+        difference = first_difference(state["configuration"], configuration)
+        if not difference:
+            for part, value in ((net, state["net"]), (optimiser, state["optimiser"]), (schedule, state["schedule"])):
+                part.load_state_dict(value)
+            torch.set_rng_state(state["random"])
+            on_device(device).set_rng_state(state["random_on_device"])
+            return state["history"], state["best"]
+    except Exception as error:   # a damaged state can be anything
+        reason = " ".join(str(error).split())[:100]
+        raise SystemExit(f"{path} is damaged ({reason}). Start anew with RESUME = False") from error
+    raise SystemExit(f"{path} is of another run: {difference}. Set it back, or start anew with RESUME = False")
+
+
 # ---- Training ----
 
 def pick_device(name):
@@ -499,11 +643,14 @@ def record_prior(targets, rows, names, adapted):
     return [value if name in adapted else 0.0 for name, value in zip(names, share)]
 
 
-def loss_of(logits, targets, statements, weight):
-    """(n, outputs) logits, targets of the classes, (n, k) statements, class weights (multiclass) -> mean loss."""
+def loss_of(logits, targets, statements, weight, share=1.0):
+    """(n, outputs) logits, targets of the classes, (n, k) statements, class weights (multiclass) -> mean loss.
+
+    share scales the weighted mean of the classes' loss.
+    """
     k, bce = statements.shape[1], F.binary_cross_entropy_with_logits
     logits, others = logits.float().split([logits.shape[1] - k, k], dim=1)
-    loss = bce(logits, targets) if targets.dim() == 2 else F.cross_entropy(logits, targets, weight)
+    loss = bce(logits, targets) if targets.dim() == 2 else share * F.cross_entropy(logits, targets, weight)
     return loss + STATEMENT_WEIGHT * bce(others, statements) if k else loss
 
 
@@ -521,67 +668,86 @@ def validation_score(probability, targets, task, names):
     return float(f1_score(targets, probability.argmax(axis=1), labels=classes, average="macro", zero_division=0))
 
 
-def add_noise(values, spread, size):
-    """Values, their spread, size in units of it -> values with Gaussian noise."""
-    return values + size * spread * torch.randn_like(values) if size else values
+def add_noise(values, spread, size, rows):
+    """Values, their spread, size in units of it, rows of the whole batch -> values with Gaussian noise, drawn for the whole batch."""
+    return values + size * spread * own_part(torch.randn(rows, *values.shape[1:], device=values.device)) if size else values
 
 
-def train_epoch(net, tensors, rows, crop, weight, optimiser, schedule, batch_size):
-    """One pass over the training rows in random order and with random crops -> mean loss."""
+def train_epoch(net, model, tensors, rows, crop, weight, optimiser, schedule, batch_size):
+    """One pass over the training rows in random order and with random crops -> mean loss.
+
+    model is the net, or the net shared by several processes (see `share_net`). The signals may stay on the CPU.
+    """
     net.train()
     signals, features, targets, statements = tensors
-    total = torch.zeros((), device=signals.device)
+    total = torch.zeros((), device=targets.device)
     crops = signals.unfold(2, crop, 1)                           # (n, channels, starts, crop), a view: nothing is copied
     batches = len(rows) // batch_size
     order = torch.from_numpy(rows)[torch.randperm(len(rows))][:batches * batch_size]
     starts = torch.randint(crops.shape[2], (len(order),))
     for batch, start in zip(order.to(signals.device).split(batch_size), starts.to(signals.device).split(batch_size)):
-        x = add_noise(crops[batch, :, start], net.normalise_signals.spread, SIGNAL_NOISE[DATASET])
-        f = add_noise(features[batch], net.normalise_features.spread, RHYTHM_NOISE)
-        with torch.autocast(signals.device.type, torch.bfloat16, enabled=signals.is_cuda):
-            logits = net(x, f)
-        loss = loss_of(logits, targets[batch], statements[batch], weight)
+        own, share = own_part(batch.to(targets.device)), 1.0
+        if weight is not None:   # of this process's rows in the weighted mean over the batch
+            share = weight[targets[own]].mean() / weight[targets[batch.to(targets.device)]].mean()
+        x = crops[own_part(batch), :, own_part(start)].to(targets.device)
+        x = add_noise(x, net.normalise_signals.spread, SIGNAL_NOISE[DATASET], len(batch))
+        f = add_noise(features[own], net.normalise_features.spread, RHYTHM_NOISE, len(batch))
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            logits = model(x, f)
+        loss = loss_of(logits, targets[own], statements[own], weight, share)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
         total += loss.detach()                                   # no .item(): a GPU would wait for it
-    return total.item() / batches
+    return torch.cat(all_parts(total.cpu()[None])).mean().item() / batches
 
 
-def fit(net, tensors, sides, task, names, crop, records, prior):
+def fit(net, tensors, sides, task, names, crop, records, prior, configuration):
     """Trains the net in place and leaves the weights of the epoch that KEEP names in it.
 
-    records (of the validation rows) and prior are for `probabilities`. Returns the history of epochs, the number of the kept
-    one, and its probabilities of the validation rows.
+    records (of the validation rows) and prior are for `probabilities`, the configuration (see `made_with`) for `load_state`.
+    Returns the history of epochs, the number of the kept one, and its probabilities of the validation rows.
     """
     signals, features, targets, statements = tensors
+    device, state_path = targets.device, f"{DATASET}_{MODEL}_state.pth"
     batch_size, epochs, peak = min(BATCH_SIZE[DATASET], len(sides["train"])), EPOCHS[DATASET], LEARNING_RATE[DATASET][MODEL]
+    if difference := first_difference(all_parts(configuration)[0], configuration):
+        raise SystemExit(f"the processes are not of one run: the first has {difference} in another")
+    model = share_net(net, batch_size)
     optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY, fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=epochs * (len(sides["train"]) // batch_size))
-    weight = class_weights(targets, sides["train"], len(names))[0].to(signals.device) if task == "multiclass" else None
-    validation = torch.from_numpy(sides["validation"]).to(signals.device)
-    history, best = [], {"score": -1.0}
+    weight = class_weights(targets, sides["train"], len(names))[0].to(device) if task == "multiclass" else None
+    validation = torch.from_numpy(sides["validation"])
+    history, best = [], {"score": -1.0, "epoch": 0}
+    if RESUME and all_parts(Path(state_path).exists())[0]:
+        history, best = load_state(state_path, configuration, net, optimiser, schedule, device)
+        print(f"goes on after epoch {len(history)}")
     print(f"{'epoch':>5}{'train loss':>12}{'val. loss':>12}{'val. score':>12}{'seconds':>9}")
-    for epoch in range(1, epochs + 1):
+    for epoch in range(len(history) + 1, epochs + 1):
+        if history and epoch - 1 - best["epoch"] >= PATIENCE:
+            break
         began = time.perf_counter()
-        train_loss = train_epoch(net, tensors, sides["train"], crop, weight, optimiser, schedule, batch_size)
-        logits = predict(net, signals, features, sides["validation"], crop).to(signals.device)
-        loss = loss_of(logits, targets[validation], statements[validation], weight).item()
+        train_loss = train_epoch(net, model, tensors, sides["train"], crop, weight, optimiser, schedule, batch_size)
+        logits = torch.cat(all_parts(predict(net, signals, features, own_part(validation), crop))).to(device)
+        loss = loss_of(logits, targets[validation.to(device)], statements[validation.to(device)], weight).item()
         if not np.isfinite([train_loss, loss]).all():
             raise SystemExit(f"the loss is {train_loss}, in validation {loss}, after epoch {epoch}: lower LEARNING_RATE")
         probability = probabilities(logits.cpu(), task, len(names), records, prior)
-        score = validation_score(probability, targets[validation].cpu().numpy(), task, names)
+        score = all_parts(validation_score(probability, targets.cpu()[validation].numpy(), task, names))[0]
         history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss, "validation_score": score})
         if score > best["score"] or KEEP[DATASET] == "last":
-            best = {"score": score, "epoch": epoch, "probability": probability,
+            best = {"score": score, "epoch": epoch, "probability": torch.from_numpy(probability),
                     "weights": {k: v.detach().clone() for k, v in net.state_dict().items()}}
         print(f"{epoch:>5}{train_loss:>12.4f}{loss:>12.4f}{score:>12.4f}{time.perf_counter() - began:>9.1f}"
               + ("  best" if best["epoch"] == epoch and KEEP[DATASET] == "best" else ""), flush=True)
-        if epoch - best["epoch"] >= PATIENCE:
-            break
+        if is_first():
+            with new_files(state_path) as (path,):
+                save_pth(path, {"configuration": configuration, "net": net.state_dict(), "optimiser": optimiser.state_dict(),
+                                "schedule": schedule.state_dict(), "history": history, "best": best,
+                                "random": torch.get_rng_state(), "random_on_device": on_device(device).get_rng_state()})
     net.load_state_dict(best["weights"])
-    return history, best["epoch"], best["probability"]
+    return history, best["epoch"], best["probability"].numpy()
 
 
 def best_thresholds(probabilities, targets):
@@ -676,6 +842,12 @@ def make_net(data, tensors, rows, crop):
     return net, arguments
 
 
+def to_device(tensors, device):
+    """Signals and the other tensors -> the same on the device, but signals that would fill over half of a GPU stay in memory."""
+    fits = device.type != "cuda" or tensors[0].nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
+    return [tensors[0].to(device) if fits else tensors[0], *(tensor.to(device) for tensor in tensors[1:])]
+
+
 def output_rows(tensors, rows, classes):
     """Tensors, training rows, number of classes -> how many of them have each class and each statement, a list."""
     targets, statements = tensors[2][rows].cpu(), tensors[3][rows].cpu()
@@ -683,12 +855,16 @@ def output_rows(tensors, rows, classes):
     return [int(count) for count in (*counts, *statements.sum(dim=0))]
 
 
+def made_with(data):
+    """Dataset -> what a run is made with: the constants, and what the data were made from and with."""
+    return {"constants": constants_of(globals(), HOW_IT_RUNS), "made_from": json.loads(str(data.header["made_from"]))}
+
+
 def describe(data, net, train_rows, **results):
     """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
     text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads", "statement_names")
             if key in data.header.dtype.names}
     statements = text.get("statement_names", []) if STATEMENT_WEIGHT else []
-    versions = {"python": platform.python_version(), "torch": str(torch.__version__), "numpy": np.__version__}
     return {"dataset": data.name, "model": MODEL, "class_map": str(data.header["class_map"]),
             "class_names": text["class_names"], "outputs": text["class_names"] + statements, "dataset_leads": text["leads"],
             "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"]),
@@ -696,14 +872,12 @@ def describe(data, net, train_rows, **results):
             "normalisation": {key: value.flatten().tolist() for key, value in net.normalise_signals.state_dict().items()},
             "split": SPLIT, "leaks": SPLIT == "random", "split_rows": len(data.labels), "seed": SEED,
             "train_fraction": TRAIN_FRACTION, "train_rows": train_rows, "segment": data.signals.shape[2],
-            "constants": {name: value for name, value in globals().items()
-                          if name.isupper() and isinstance(value, (str, int, float, list, dict)) and name != "MODELS"},
-            "versions": versions, **results}
+            **made_with(data), "versions": versions(torch, np), **results}
 
 
 def main():
     check_settings()
-    device = pick_device(DEVICE)
+    device = start_processes(pick_device(DEVICE))
     torch.manual_seed(SEED)
 
     data = load_dataset(DATASET)
@@ -721,12 +895,15 @@ def main():
     settings = input_settings(data)
     tensors = [*make_inputs(data, **settings), targets_of(data, task), statements_of(data)]
     net, arguments = make_net(data, tensors, sides["train"], crop)
-    net, tensors = net.to(device), [tensor.to(device) for tensor in tensors]
+    net, tensors = net.to(device), to_device(tensors, device)
     names, prior, records = [str(name) for name in data.header["class_names"]], None, None
     if DATASET != "ptbxl":
         prior = record_prior(tensors[2], sides["train"], names, ADAPTED_CLASSES[str(data.header["class_map"])])
         records = data.metadata["record"][sides["validation"]]
-    history, epoch, probability = fit(net, tensors, sides, task, names, crop, records, prior)
+    configuration = {**made_with(data), "device": device.type}
+    history, epoch, probability = fit(net, tensors, sides, task, names, crop, records, prior, configuration)
+    if not is_first():
+        return
 
     wanted = tensors[2].cpu().numpy()[sides["validation"]]
     thresholds = best_thresholds(probability, wanted) if task == "multilabel" else None   # None: the most probable class
@@ -737,9 +914,9 @@ def main():
                           split_parts=parts, prior=prior, thresholds=thresholds, epoch=epoch, history=history,
                           output_rows=output_rows(tensors, sides["train"], len(names)))
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
-        with open(model_path, "wb") as file:
-            torch.save(checkpoint, file)
+        save_pth(model_path, checkpoint)
         plot_history(history, epoch, title, plot_path)
+    Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Kept epoch {epoch}. Wrote {name}_model.pth, {name}_training.png")
 
 

@@ -1,24 +1,37 @@
 """Cuts the annotated beats of the MIT-BIH Arrhythmia Database, or of another one like it, out of its WFDB records.
 
-Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (MIT-BIH: 360 Hz, two leads, 30 minutes each)
+Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr (MIT-BIH: 360 Hz, two leads, 30 minutes each); where there are none,
+        it fetches them from PhysioNet first (100 MB)
 Writes  mitbih_signals.npy    (n, 360) float32   mV, one beat a row, the annotated R peak at sample 180; with several LEADS
                               (n, leads, 360)
         mitbih_labels.npy     (n,) int64         index into the header's class_names
         mitbih_metadata.npy   (n,) structured    record, patient, subset, lead, sample, symbol, RR intervals, rhythm
         mitbih_records.npy    (samples,) float32 mV, the chosen lead of all records, end to end; several: (samples, leads)
-        mitbih_header.npy     (1,) structured    class names, sampling rate, leads, record names and lengths
-Takes   5 seconds for the 48 records.
+        mitbih_header.npy     (1,) structured    class names, sampling rate, leads, record names and lengths; what all five
+                              files were made from, and their SHA-256
+Takes   5 seconds for the 48 records, beside the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Eng. Med. Biol. 2001.
 """
 
+import hashlib
+import json
 import os
+import platform
+import re
+import tempfile
+import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from fractions import Fraction
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import quote
 
 import numpy as np
+import requests   # comes with wfdb, which fetches with it, too
 import wfdb
 from scipy.ndimage import uniform_filter1d
 from scipy.signal import butter, resample_poly, sosfiltfilt
@@ -30,6 +43,11 @@ DATA_DIR = "mit-bih-arrhythmia-database-1.0.0"   # folder with the WFDB files, r
 RECORDS = "all"           # "all": those that DATA_DIR/RECORDS lists, or names: ["100", "101"]
 SAMPLING_RATE = 360       # Hz of what is written; a record of another rate is resampled, annotations too, and counted
 BAD_RECORDS = "stop"      # a record that cannot be used: "stop" the run, or "skip" the record and count it
+
+# download
+DOWNLOAD = True           # where DATA_DIR has no records, fetch the database; a download that was broken off goes on
+BASE_URL = "https://physionet.org/files/"   # or a mirror with its paths: "https://physionet-open.s3.amazonaws.com/"
+CONNECTIONS = 2           # at a time; wfdb's own dl_database takes 2
 
 # leads and classes
 LEADS = ["MLII"]          # by their names in the header, one or several: ["MLII", "V1"]; SVDB: ["ECG1"], INCART: ["II"]
@@ -60,6 +78,11 @@ SAME_PATIENT = {"202": "201"}   # the one patient with two records; the standard
 PUBLISHED = {"DS1": (45866, 944, 3788, 415, 8), "DS2": (44259, 1837, 3221, 388, 7), "all": (90631, 2781, 7236, 803, 8043)}
 PUBLISHED_SEGMENTS = 109438
 
+# Constants that say how a run goes, not what comes out; the others are recorded with the outputs.
+HOW_IT_RUNS = ["DATA_DIR", "DOWNLOAD", "BASE_URL", "CONNECTIONS", "BAD_RECORDS", "DATABASES", "HOW_IT_RUNS"]
+# Where a database of this NAME is below BASE_URL.
+DATABASES = {"mitbih": "mitdb/1.0.0/", "svdb": "svdb/1.0.0/", "incartdb": "incartdb/1.0.0/"}
+
 
 # ---- Checks and files (shared by all scripts) ----
 
@@ -73,7 +96,7 @@ def check_folder(folder, source):
     """Stops the run when the data folder is missing, and says where the data comes from."""
     if not Path(folder).is_dir():
         raise SystemExit(f"DATA_DIR = {folder!r}: no such folder in {Path.cwd()}. Download the database from {source} "
-                         "and unpack it there, or see the pipeline run on simulated data: python tests/demo.py")
+                         "and unpack it there (DOWNLOAD = True does so), or see the pipeline run on simulated data: python tests/demo.py")
 
 
 @contextmanager
@@ -92,7 +115,8 @@ def new_files(*names):
                          "Earlier files of these names are unchanged") from error
     finally:
         for path in temporary:
-            path.unlink(missing_ok=True)
+            if path.exists():   # where nothing can be written, to remove what is not there is an error, too
+                path.unlink()
 
 
 class RowWriter:
@@ -122,6 +146,12 @@ class RowWriter:
         self.file.close()
 
 
+def save_array(path, array):
+    """Writes an .npy file without pickle."""
+    with open(path, "wb") as file:
+        np.save(file, array, allow_pickle=False)
+
+
 def one_row(**fields):
     """Values and lists -> a (1,) structured array with one field each, so that settings need no pickle."""
     arrays = {name: np.asarray(value) for name, value in fields.items()}
@@ -131,17 +161,235 @@ def one_row(**fields):
     return row
 
 
+# ---- What outputs were made from ----
+
+class Source:
+    """Counts and hashes the files that a run reads, and compares them with DATA_DIR/SHA256SUMS.txt where there is one."""
+
+    def __init__(self, folder):
+        self.folder, self.files, self.bytes, self.hash = Path(folder), 0, 0, hashlib.sha256()
+        listing = self.folder / "SHA256SUMS.txt"
+        self.sums = read_sums(listing) if listing.is_file() else {}
+        if listing.is_file() and not self.sums:
+            raise SystemExit(f"{listing} is no list of SHA-256 sums and file names. Fetch it again, or delete it to go without")
+
+    def read(self, name):
+        """File name below the folder -> its bytes. ValueError where it is missing or is not what the list says."""
+        try:
+            content = (self.folder / name).read_bytes()
+        except OSError as error:
+            raise ValueError(f"{self.folder / name} is missing or cannot be read ({error.strerror})") from error
+        forms = [content]
+        if name.endswith((".hea", "RECORDS")):   # git and unzip change the line ends of text
+            forms = [content.replace(b"\r\n", b"\n"), content.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")]
+        digests = [hashlib.sha256(form).hexdigest() for form in forms]
+        if self.sums and self.sums.get(name) not in digests:
+            raise ValueError(f"{name} is not the published file: its SHA-256 is not the one in SHA256SUMS.txt")
+        self.files, self.bytes = self.files + 1, self.bytes + len(forms[0])
+        self.hash.update(f"{name} {digests[0]}\n".encode())
+        return content
+
+    def describe(self, constants):
+        """The constants -> JSON text: what the run was made from, and with."""
+        return json.dumps({"files": self.files, "bytes": self.bytes, "sha256": self.hash.hexdigest(), "constants": constants,
+                           "versions": versions(np, wfdb)})
+
+
+def versions(*modules):
+    """Modules -> dict of their and Python's versions."""
+    return {"python": platform.python_version(), **{module.__name__: str(module.__version__) for module in modules}}
+
+
+def constants_of(script, without):
+    """globals() of a script, names -> dict of its constants but these and tables of anything but plain values."""
+    return {name: value for name, value in script.items() if name.isupper() and name not in without
+            and (value is None or isinstance(value, (str, int, float, list, tuple, dict)))}
+
+
+def sha256_of(path):
+    """File -> its SHA-256 in hex, a part at a time."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while part := file.read(1 << 20):
+            digest.update(part)
+    return digest.hexdigest()
+
+
+def header_sum(row):
+    """(1,) header -> SHA-256 of its other fields, which its own_sum must equal."""
+    row = row.copy()
+    row["own_sum"] = ""
+    return hashlib.sha256(repr(row.dtype.descr).encode() + row.tobytes()).hexdigest()
+
+
+def save_header(path, parts, **fields):
+    """Path, dict of part ("signals") -> its file, fields -> writes the header that binds the parts together by their sums."""
+    row = one_row(**fields, parts=list(parts), part_sums=[sha256_of(part) for part in parts.values()], own_sum="0" * 64)
+    row["own_sum"] = header_sum(row)
+    save_array(path, row)
+
+
+# ---- Download ----
+
+def read_sums(path):
+    """SHA256SUMS.txt -> dict of file name -> SHA-256; empty where it is no such list."""
+    text = path.read_text(errors="replace")
+    lines = [re.fullmatch(r"([0-9a-fA-F]{64})\s+\*?([^\0]+)", line) for line in text.splitlines()]
+    return {line[2]: line[1].lower() for line in lines} if all(lines) and text.endswith("\n") else {}
+
+
+def has_sum(digest, path):
+    """Whether the file has this SHA-256."""
+    return sha256_of(path) == digest
+
+
+def reason_of(error):
+    """Exception of requests -> what happened in the network; it is wrapped in several others."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__
+    return str(error) or type(error).__name__
+
+
+def fetch_file(session, url, path, is_right, stop, received, tries=8):
+    """Fetches one file into path, which has it whole or not at all; its beginning waits in {path}.part.
+
+    is_right(path) tells whether a file is as published. received(size) is told of every piece, stop is an event that ends
+    the wait. ValueError where this file is not to be had, requests.ConnectionError(url, reason) where the server is not.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part, damaged, failed, wait, problem = path.with_name(f"{path.name}.part"), 0, 0, 0, ""
+    for whole in (path, part):   # of an earlier run
+        if whole.is_file() and is_right(whole):
+            return os.replace(whole, path)
+    while failed < tries and wait <= 600:
+        if problem and wait >= 4:
+            tqdm.write(f"{url}: {problem}, once more in {wait} s")
+        if stop.wait(wait):
+            return None
+        have = part.stat().st_size if part.exists() else 0
+        try:
+            with session.get(url, headers={"Range": f"bytes={have}-"} if have else {}, stream=True, timeout=60) as answer:
+                problem = f"{answer.status_code} {answer.reason}"
+                if answer.status_code < 400:
+                    with open(part, "ab" if answer.status_code == 206 else "wb") as file:
+                        for piece in answer.iter_content(1 << 10):
+                            file.write(piece)
+                            received(len(piece))
+                            if stop.is_set():
+                                return None
+                    if is_right(part):
+                        return os.replace(part, path)
+                    damaged, problem = damaged + 1, "other bytes than SHA256SUMS.txt says"
+                    if damaged == 2:
+                        raise ValueError(f"came twice with {problem}")
+                elif answer.status_code < 500 and answer.status_code not in (416, 429):
+                    raise ValueError(problem)
+                if answer.status_code < 500 and answer.status_code != 429:   # wrong bytes, or more of them than the file has
+                    part.unlink(missing_ok=True)
+                asked = answer.headers.get("Retry-After", "")
+                wait = max(2 ** failed, int(asked) if asked.isdecimal() else 0)
+        except requests.RequestException as error:   # no connection, or it broke off
+            problem, wait = reason_of(error), 2 ** failed
+        grew = part.exists() and part.stat().st_size > have
+        failed = 1 if grew else failed + 1           # a server that gives a piece at a time gives all of it in the end
+    raise requests.ConnectionError(url, problem if wait <= 600 else f"{problem}, to be asked again in {wait} s")
+
+
+def fetch_all(session, url, folder, sums, connections):
+    """Fetches the files {name: SHA-256} below url into the folder, with a progress bar -> sentences about those not to be had."""
+    bad, size, began, stop, lock = [], 0, time.monotonic(), threading.Event(), threading.Lock()
+    with (tqdm(total=len(sums), desc="files", unit="file", disable=None, miniters=0) as bar,
+          ThreadPoolExecutor(connections) as pool):
+        def received(more, files=0):
+            nonlocal size
+            with lock:
+                size += more
+                rate = size / 1e6 / max(time.monotonic() - began, 1e-3)
+                bar.set_postfix_str(f"{size / 1e6:.1f} MB, {rate:.2f} MB/s", refresh=False)
+                bar.update(files)
+
+        try:
+            jobs = {pool.submit(fetch_file, session, url + quote(name), folder / name, partial(has_sum, digest), stop, received): name
+                    for name, digest in sums.items()}
+            for job in as_completed(jobs):
+                try:
+                    job.result()
+                except requests.RequestException:
+                    raise
+                except ValueError as error:
+                    bad.append(f"{jobs[job]}: {error}")
+                received(0, files=1)
+                if len(bad) == 20:   # not one file, but the place
+                    break
+        finally:                     # also after an error or Ctrl-C: what is under way ends with the piece that it has
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+    print(f"{size / 1e6:.1f} MB in {time.monotonic() - began:.0f} s")
+    return bad
+
+
+def is_below(name):
+    """Whether a path from a list leads below the folder that it is joined to, on any system."""
+    path = PurePosixPath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and not re.search(r"[\\:]", name)
+
+
+def fetch_database(folder, url, part, pattern, wanted, connections):
+    """Fetches the files of a database that wanted(name) picks, where the folder has none that fit the pattern.
+
+    url has a SHA256SUMS.txt, which every file is checked against; files that are there and right are kept. Until all are there,
+    the file {part}.unfinished says so to the next run. Stops the run with one sentence when it cannot be done.
+    """
+    folder, list_url = Path(folder), f"{url}SHA256SUMS.txt"
+    marker = folder / f"{part}.unfinished"
+    by_hand = f"put files fetched by hand into {folder.resolve()}" + (f" and delete {marker.name} there" if marker.exists() else "")
+    if not marker.exists() and any(folder.glob(pattern)):
+        return
+    with requests.Session() as session, tempfile.TemporaryDirectory() as temporary:
+        session.headers["Accept-Encoding"] = "identity"   # compressed, a file could not go on from byte k
+        session.mount(url, requests.adapters.HTTPAdapter(pool_maxsize=connections))
+        try:
+            listing = Path(temporary) / "SHA256SUMS.txt"
+            fetch_file(session, list_url, listing, read_sums, threading.Event(), lambda size: None, tries=3)
+            chosen = {name: digest for name, digest in read_sums(listing).items() if wanted(name)}
+            outside = [name for name in chosen if not is_below(name)]
+            if outside or not chosen:
+                raise SystemExit(f"{list_url} names {len(chosen)} files to fetch, {len(outside)} of them outside DATA_DIR "
+                                 f"{outside[:3]}: nothing was fetched. Check BASE_URL, or {by_hand}")
+            folder.mkdir(parents=True, exist_ok=True)
+            marker.write_text("A download was broken off. Run the preprocess script again, and it goes on.\n")
+            print(f"Fetching {len(chosen):,} files from {url} into {folder}", flush=True)
+            bad = fetch_all(session, url, folder, chosen, connections)
+            if bad:
+                raise SystemExit(f"not to be had from {url}: {'; '.join(bad[:5])} ({len(bad)} of {len(chosen)} files). Run the "
+                                 f"script again to go on, or put them there by hand and delete {marker.name}")
+            with new_files(folder / "SHA256SUMS.txt") as (copy,):
+                copy.write_bytes(listing.read_bytes())
+            marker.unlink()
+        except requests.ConnectionError as error:
+            where, reason = error.args
+            raise SystemExit(f"cannot fetch {where} ({reason}). Run the script again to go on, {by_hand}, or see the pipeline run on "
+                             "simulated data: python tests/demo.py") from error
+        except ValueError as error:
+            raise SystemExit(f"cannot fetch {list_url} ({error}). Check BASE_URL, {by_hand}, or see the pipeline run on simulated data: "
+                             "python tests/demo.py") from error
+        except OSError as error:
+            raise SystemExit(f"cannot write into {folder.resolve()} ({error.strerror}). Run the script again to go on: what is "
+                             "there already is kept") from error
+        except KeyboardInterrupt:
+            raise SystemExit("The download was broken off: run the script again, and it goes on") from None
+
+
 # ---- Read one record ----
 
-def record_names(folder, records):
-    """The names in `records`, or with "all" those in the folder's RECORDS file."""
-    listing = Path(folder) / "RECORDS"
-    if records == "all" and not listing.is_file():
-        raise SystemExit(f"{listing} is missing: it lists the records, one name a line. "
-                         "Fetch it, or name the records in the constant RECORDS")
+def record_names(source, records):
+    """The names in `records`, or with "all" those in the source folder's RECORDS file."""
     if isinstance(records, str) and records != "all":
         raise SystemExit(f'RECORDS = {records!r}: expected "all" or a list of names')
-    names = listing.read_text().split() if records == "all" else [str(name) for name in records]
+    try:
+        names = source.read("RECORDS").decode(errors="replace").split() if records == "all" else [str(name) for name in records]
+    except ValueError as error:
+        raise SystemExit(f"{error}. It lists the records, one name a line: fetch it, or name the records in the constant RECORDS") from error
     if not names or len(set(names)) < len(names):
         raise SystemExit(f"RECORDS names {len(names)} records, {len(set(names))} different ones: "
                          "expected each record once, and at least one")
@@ -178,6 +426,14 @@ def read_wfdb(path):
     return record, signals
 
 
+def check_form(record, **expected):
+    """wfdb.Record, the values of its header that its whole database has -> nothing. ValueError where one is another."""
+    for name, value in expected.items():
+        found = np.unique(getattr(record, name))
+        if not np.array_equal(found, [value]):
+            raise ValueError(f"its header says {name} = {' '.join(map(str, found))}, all of this database have {value}")
+
+
 def read_record(folder, name, leads, lead_absent, sampling_rate):
     """One record -> dict of its signals ((leads, samples) float32 mV), lead names, beat samples and symbols, and notes.
 
@@ -189,11 +445,15 @@ def read_record(folder, name, leads, lead_absent, sampling_rate):
         raise ValueError("its name has more than 16 letters, or those of LEADS have more than 64: the metadata have no room for them")
     if absent and (lead_absent == "skip" or len(record.sig_name) < len(leads)):
         raise LeadAbsent(f"has no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
+    if NAME == "mitbih":
+        check_form(record, fs=360, adc_gain=200, baseline=1024)
+        if not set(record.sig_name) <= {"MLII", "V1", "V2", "V3", "V4", "V5", "V6"}:
+            raise ValueError(f"its header names the leads {', '.join(record.sig_name)}, of which MIT-BIH does not have all: it is damaged")
     columns = range(len(leads)) if absent else [record.sig_name.index(lead) for lead in leads]
     found = [record.sig_name[column] for column in columns]
     signals = signals[:, columns].T
-    if np.isnan(signals).any():
-        raise ValueError(f"{np.isnan(signals).sum()} samples of lead {', '.join(found)} are invalid (NaN)")
+    if not np.isfinite(signals).all():
+        raise ValueError(f"{np.sum(~np.isfinite(signals))} samples of lead {', '.join(found)} are invalid (NaN)")
     sample, symbol = read_annotations(Path(folder) / name, record.sig_len)
     signals, sample = resample_record(signals, sample, record.fs, sampling_rate)
     beat = np.isin(symbol, list(BEATS))
@@ -206,6 +466,10 @@ def read_annotations(path, samples):
     """WFDB `atr` file -> (k,) int64 sample positions, (k,) symbols, in time order. ValueError when damaged."""
     if not Path(f"{path}.atr").is_file():
         raise ValueError(f"{path}.atr is missing")
+    content = Path(f"{path}.atr").read_bytes()
+    known = re.findall(rb"## (?:annotation type|end of) definitions", content) + re.findall(rb"## time resolution: \d", content)[:1]
+    if not content.endswith(b"\0\0") or content.count(b"## ") > len(known):   # wfdb 4.3 never returns from another note
+        raise ValueError("the annotation file has no end mark, or a note that says nothing: it is cut or damaged")
     try:
         annotation = wfdb.rdann(str(path), "atr")
     except Exception as error:  # see read_wfdb
@@ -275,7 +539,7 @@ def low_pass(signals, rate, cutoff):
     if cutoff >= rate / 2:
         return signals
     filtered = np.empty_like(signals)
-    for rows in np.array_split(np.arange(len(signals)), max(1, len(signals) // 4096)):
+    for rows in np.array_split(np.arange(len(signals)), max(1, signals.size // 2_000_000)):
         filtered[rows] = sosfiltfilt(butter(4, cutoff, fs=rate, output="sos"), signals[rows], axis=-1)
     return filtered
 
@@ -350,11 +614,13 @@ def print_report(beats, labels, left_out, names):
 
 # ---- Main ----
 
-def read_all(names, signals_file, records_file):
+def read_all(names, source, signals_file, records_file):
     """Streams every record into the two files -> metadata of all beats, mask of rows written, labels, notes, ..."""
     beats, kept, left_out, used, simulated = [], [], Counter(), {}, False
     for name in tqdm(names, desc="records", unit="record", disable=None):
         try:
+            for end in ("hea", "dat", "atr"):
+                source.read(f"{name}.{end}")
             record = read_record(DATA_DIR, name, LEADS, LEAD_ABSENT, SAMPLING_RATE)
         except ValueError as error:
             if BAD_RECORDS == "stop" and not isinstance(error, LeadAbsent):
@@ -387,25 +653,28 @@ def main():
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     if isinstance(LEADS, str) or not LEADS or len(set(LEADS)) < len(LEADS):
         raise SystemExit(f'LEADS = {LEADS!r}: expected a list of different lead names, as ["MLII"]')
-    check_folder(DATA_DIR, "https://physionet.org/content/mitdb/1.0.0/")
-    names = record_names(DATA_DIR, RECORDS)
+    if DOWNLOAD and NAME in DATABASES:
+        fetch_database(DATA_DIR, BASE_URL + DATABASES[NAME], "records", "*.hea", lambda name: True, CONNECTIONS)
+    check_folder(DATA_DIR, f"https://physionet.org/content/{DATABASES.get(NAME, '')}")
+    source = Source(DATA_DIR)
+    names = record_names(source, RECORDS)
     outputs = [f"{NAME}_{part}.npy" for part in ("signals", "labels", "metadata", "records", "header")]
 
     with new_files(*outputs) as (signals_path, labels_path, metadata_path, records_path, header_path):
         several = [len(LEADS)] if len(LEADS) > 1 else []
         signals_file, records_file = RowWriter(signals_path, [*several, SEGMENT], "<f4"), RowWriter(records_path, several, "<f4")
-        beats, kept, left_out, used, simulated = read_all(names, signals_file, records_file)
+        beats, kept, left_out, used, simulated = read_all(names, source, signals_file, records_file)
         signals_file.close()
         records_file.close()
         verdict = check_published(beats, signals_file.rows, simulated)
         beats = beats[kept]
         labels = symbol_labels(beats["symbol"], CLASS_MAPS[CLASS_MAP])
-        header = one_row(dataset=NAME, class_map=CLASS_MAP, class_names=list(CLASS_MAPS[CLASS_MAP]), leads=LEADS,
-                         sampling_rate=SAMPLING_RATE, simulated=simulated, record_names=list(used),
-                         record_samples=list(used.values()))
-        for path, array in ((labels_path, labels), (metadata_path, beats), (header_path, header)):
-            with open(path, "wb") as file:
-                np.save(file, array, allow_pickle=False)
+        save_array(labels_path, labels)
+        save_array(metadata_path, beats)
+        parts = {"signals": signals_path, "labels": labels_path, "metadata": metadata_path, "records": records_path}
+        save_header(header_path, parts, dataset=NAME, class_map=CLASS_MAP, class_names=list(CLASS_MAPS[CLASS_MAP]), leads=LEADS,
+                    sampling_rate=SAMPLING_RATE, simulated=simulated, record_names=list(used),
+                    record_samples=list(used.values()), made_from=source.describe(constants_of(globals(), HOW_IT_RUNS)))
 
     print_report(beats, labels, left_out, used)
     print(f"\n{verdict}" + ("\nSIMULATED data: no figure made from it is a result" if simulated else ""))

@@ -1,13 +1,15 @@
 """Gathers the 12-lead records of PTB-XL and their five diagnostic superclasses.
 
-Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of one sampling rate
+Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of one sampling rate; where there are none, it
+        fetches these files from PhysioNet first (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
 Writes  ptbxl_signals.npy    (n, 12, samples) float32  mV, 10 s, leads in the order of LEADS
         ptbxl_labels.npy     (n,) int64                one superclass a record, -1 for a record with none
         ptbxl_metadata.npy   (n,) structured           ecg_id, patient, fold, age, sex, superclasses (5,) int8 (the
                                                        multi-label form), statements (71,) int8 likelihoods,
                                                        one for each row of scp_statements.csv
-        ptbxl_header.npy     (1,) structured           class names, statement names, leads, sampling rate
-Takes   half a minute for the 21,799 records at 100 Hz.
+        ptbxl_header.npy     (1,) structured           class names, statement names, leads, sampling rate; what all four
+                                                       files were made from, and their SHA-256
+Takes   half a minute for the 21,799 records at 100 Hz, beside the download.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset", Sci. Data 7, 2020.
 """
@@ -20,17 +22,25 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from preprocess_mitbih import RowWriter, check_choice, check_folder, new_files, one_row, read_wfdb
+from preprocess_mitbih import (RowWriter, Source, check_choice, check_folder, check_form, constants_of, fetch_database, new_files,
+                               read_wfdb, save_array, save_header)
 
 # data
 DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"   # 1.0.1 and 1.0.2 work as well
 SAMPLING_RATE = 100       # Hz: 100 (1 GB of signals) or 500 (5.2 GB)
 BAD_RECORDS = "stop"      # a record that cannot be used: "stop" the run, or "skip" the record and count it
 
+# download
+DOWNLOAD = True           # where DATA_DIR has no records of this rate, fetch them; a download that was broken off goes on
+BASE_URL = "https://physionet.org/files/"   # or a mirror with its paths: "https://physionet-open.s3.amazonaws.com/"
+CONNECTIONS = 2           # at a time; wfdb's own dl_database takes 2
+
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SUPERCLASSES = ["NORM", "MI", "STTC", "CD", "HYP"]
 TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which superclass is the label of equally likely ones
 SECONDS = 10              # length of every record
+# Constants that say how a run goes, not what comes out; the others are recorded with the outputs.
+HOW_IT_RUNS = ["DATA_DIR", "DOWNLOAD", "BASE_URL", "CONNECTIONS", "BAD_RECORDS", "HOW_IT_RUNS"]
 
 
 # ---- Diagnostic statements ----
@@ -126,6 +136,7 @@ def read_signals_general(path, sampling_rate):
     """The same for a header of any form: wfdb decodes it, and the leads are put in order by their names."""
     record, signals = read_wfdb(path)
     names = [name.upper() for name in record.sig_name]
+    check_form(record, adc_gain=1000, baseline=0)
     if record.fs != sampling_rate:
         raise ValueError(f"sampled at {record.fs} Hz, SAMPLING_RATE says {sampling_rate} Hz")
     if len(signals) != SECONDS * sampling_rate:
@@ -139,12 +150,14 @@ def read_signals_general(path, sampling_rate):
     return signals.T.astype(np.float32), any("simulated" in comment for comment in record.comments)
 
 
-def read_all(table, signals_file):
+def read_all(table, source, signals_file):
     """Streams the records of the table into the file -> mask of rows written, reasons of the others, simulated."""
     column = "filename_lr" if SAMPLING_RATE == 100 else "filename_hr"
     kept, left_out, simulated = np.ones(len(table), bool), Counter(), False
     for row, name in enumerate(tqdm(table[column], desc="records", unit="record", disable=None)):
         try:
+            source.read(f"{name}.hea")
+            source.read(f"{name}.dat")
             signals, mark = read_signals(f"{DATA_DIR}/{name}", SAMPLING_RATE)
             signals_file.append(signals[None])
             simulated |= mark
@@ -173,8 +186,13 @@ def metadata_table(table, superclasses, statements):
     return metadata
 
 
-def read_metadata():
+def read_metadata(source):
     """The two csv files -> (table of records, metadata, labels, statement names, unknown codes)."""
+    try:
+        source.read("ptbxl_database.csv")
+        source.read("scp_statements.csv")
+    except ValueError as error:
+        raise SystemExit(f"{error}. It is part of PTB-XL: fetch it from https://physionet.org/content/ptb-xl/") from error
     table = read_table(Path(DATA_DIR) / "ptbxl_database.csv",
                        ["patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr"], "ecg_id")
     scp = read_table(Path(DATA_DIR) / "scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
@@ -219,20 +237,26 @@ def print_report(metadata, labels, left_out):
 def main():
     check_choice("SAMPLING_RATE", SAMPLING_RATE, [100, 500])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
+    if DOWNLOAD:
+        folder = f"records{SAMPLING_RATE}/"
+        fetch_database(DATA_DIR, f"{BASE_URL}ptb-xl/1.0.3/", folder.strip("/"), f"{folder}*/*.hea",
+                       lambda name: name.startswith((folder, "ptbxl_database.csv", "scp_statements.csv")), CONNECTIONS)
     check_folder(DATA_DIR, "https://physionet.org/content/ptb-xl/1.0.3/")
-    table, metadata, labels, statement_names, unknown = read_metadata()
+    source = Source(DATA_DIR)
+    table, metadata, labels, statement_names, unknown = read_metadata(source)
     outputs = [f"ptbxl_{part}.npy" for part in ("signals", "labels", "metadata", "header")]
 
     with new_files(*outputs) as (signals_path, labels_path, metadata_path, header_path):
         signals_file = RowWriter(signals_path, (len(LEADS), SECONDS * SAMPLING_RATE), "<f4")
-        kept, left_out, simulated = read_all(table, signals_file)
+        kept, left_out, simulated = read_all(table, source, signals_file)
         signals_file.close()
         left_out.update({f"statements: {code!r} is not in scp_statements.csv": n for code, n in unknown.items()})
-        header = one_row(dataset="ptbxl", class_map="superclasses", class_names=SUPERCLASSES, leads=LEADS,
-                         sampling_rate=SAMPLING_RATE, simulated=simulated, statement_names=statement_names)
-        for path, array in ((labels_path, labels[kept]), (metadata_path, metadata[kept]), (header_path, header)):
-            with open(path, "wb") as file:
-                np.save(file, array, allow_pickle=False)
+        save_array(labels_path, labels[kept])
+        save_array(metadata_path, metadata[kept])
+        parts = {"signals": signals_path, "labels": labels_path, "metadata": metadata_path}
+        save_header(header_path, parts, dataset="ptbxl", class_map="superclasses", class_names=SUPERCLASSES, leads=LEADS,
+                    sampling_rate=SAMPLING_RATE, simulated=simulated, statement_names=statement_names,
+                    made_from=source.describe(constants_of(globals(), HOW_IT_RUNS)))
 
     print_report(metadata[kept], labels[kept], left_out)
     print("\nSIMULATED data: no figure made from it is a result" if simulated else "")

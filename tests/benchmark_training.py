@@ -129,7 +129,9 @@ def ours(data, sides, model, usual_seconds, usual_speed):
     prior = model_training.record_prior(tensors[2], sides["train"], [str(name) for name in data.header["class_names"]],
                                         ["N", "S"])
     records = data.metadata["record"]
-    model_training.fit(net, tensors, sides, "multiclass", data.header["class_names"], crop, records[sides["validation"]], prior)
+    model_training.fit(net, tensors, sides, "multiclass", data.header["class_names"], crop, records[sides["validation"]], prior,
+                       model_training.made_with(data))
+    Path(f"mitbih_{model}_state.pth").unlink()
     model_training.train_epoch = original
     speed = len(spent) * len(sides["train"]) / sum(spent)
     print(f"{model:<12} {speed:7,.0f} beats/s, {speed / usual_speed:.1f} times the usual {model}", flush=True)

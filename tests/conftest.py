@@ -17,6 +17,13 @@ MITBIH = "mit-bih-arrhythmia-database-1.0.0"
 PTBXL = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 
 
+@pytest.fixture(autouse=True)
+def no_download(monkeypatch):
+    """Tests that fetch something switch it on, for a server of their own."""
+    monkeypatch.setattr(preprocess_mitbih, "DOWNLOAD", False)
+    monkeypatch.setattr(preprocess_ptbxl, "DOWNLOAD", False)
+
+
 @pytest.fixture
 def work(tmp_path, monkeypatch):
     """An empty working folder, which the test runs in."""
@@ -32,6 +39,8 @@ def arrays(tmp_path_factory):
     simulate.write_ptbxl(folder / PTBXL, records=300)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
+        patch.setattr(preprocess_mitbih, "DOWNLOAD", False)
+        patch.setattr(preprocess_ptbxl, "DOWNLOAD", False)
         preprocess_mitbih.main()
         preprocess_ptbxl.main()
     return folder

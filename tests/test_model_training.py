@@ -1,5 +1,7 @@
 """model_training.py: splits that do not leak, inputs, models, checkpoints, bad input."""
 
+import random
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -7,8 +9,13 @@ import pytest
 import torch
 from sklearn.metrics import f1_score
 
+import fuzz
 import model_evaluation
 import model_training as stage
+import preprocess_mitbih
+import simulate
+import two_processes
+from harness import command, contents
 
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in ("cnn", "lstm", "mlp")]
 
@@ -352,22 +359,28 @@ def break_array(work, name, change):
     np.save(work / name, change(array))
 
 
-def with_nan(array):
-    array[5] = np.nan
-    return array
+def from_another_run(work, part):
+    """Replaces an .npy file by that of a run with other constants."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preprocess_mitbih, "CLASS_MAP", "clinical")
+        patch.setattr(preprocess_mitbih, "NAME", "other")
+        patch.setattr(preprocess_mitbih, "DATA_DIR", str(work / "records"))
+        simulate.write_mitbih(work / "records", records=("101", "114"), seconds=20)
+        preprocess_mitbih.main()
+    (work / f"other_{part}.npy").replace(work / f"mitbih_{part}.npy")
 
 
+OTHER = "damaged, or of another run than the header"
 ARRAYS = {
     "mitbih_signals.npy is not in this folder": lambda work: (work / "mitbih_signals.npy").unlink(),
-    "expected float32 signals and one label a row": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a[:-1]),
-    "do not belong together": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: a[:-1]),
-    "expected float32 signals": lambda work: break_array(work, "mitbih_signals.npy", lambda a: a.astype(float)),
-    "NaN or infinite": lambda work: break_array(work, "mitbih_signals.npy", with_nan),
+    f"mitbih_labels.npy is {OTHER}": lambda work: from_another_run(work, "labels"),
+    f"mitbih_signals.npy is {OTHER}": lambda work: from_another_run(work, "signals"),
+    f"mitbih_metadata.npy is {OTHER}": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: a[:-1]),
+    f".*_signals.npy is {OTHER}": lambda work: from_another_run(work, "header"),
     "mitbih_header.npy is damaged": lambda work: (work / "mitbih_header.npy").unlink() or (work / "mitbih_header.npy").write_bytes(b"no"),
     "mitbih_labels.npy is damaged": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a.astype(object)),
-    "expected int64 below 5": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a + 3),
-    "mitbih_metadata.npy lacks fields": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: np.zeros(len(a))),
-    "lacks fields": lambda work: break_array(work, "mitbih_header.npy", lambda a: a[["class_names", "leads"]]),
+    "mitbih_header.npy is damaged or of an earlier version": lambda work: break_array(
+        work, "mitbih_header.npy", lambda a: a[["class_names", "leads"]]),
 }
 
 
@@ -380,6 +393,17 @@ def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(prepared, qui
         stage.main()
     assert "preprocess_mitbih.py" in message_of(error)
     assert (prepared / "mitbih_mlp_model.pth").read_bytes() == before
+
+
+@pytest.mark.parametrize("name", ["mitbih_labels.npy", "mitbih_header.npy", "mitbih_mlp_model.pth"])
+def test_damaged_files_end_in_a_sentence_or_the_right_result(prepared, quick, name):
+    quick()
+    chance, content = random.Random(name), (prepared / name).read_bytes()
+    right = fuzz.checkpoint_reader() if name.endswith(".pth") else fuzz.dataset_reader()
+    (prepared / name).unlink()   # a link
+    for _ in range(40):
+        (prepared / name).write_bytes(fuzz.damaged(content, chance))
+        assert fuzz.outcome(fuzz.checkpoint_reader if name.endswith(".pth") else fuzz.dataset_reader, right) in ("error", "same result")
 
 
 class Malice:
@@ -411,13 +435,113 @@ def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(prepared, quick)
 
 def test_a_checkpoint_of_other_data_is_refused_with_both_values(prepared, quick):
     checkpoint = quick()
-    data = stage.load_dataset("mitbih")
-    with pytest.raises(SystemExit, match="sampling_rate = 250, the .npy files have 360"):
-        model_evaluation.check_dataset(checkpoint | {"sampling_rate": 250}, data)
-    with pytest.raises(SystemExit, match="the test rows 999 of the checkpoint's split"):
-        model_evaluation.check_dataset(checkpoint | {"split_parts": {"test": ["100", "999"]}}, data)
-    with pytest.raises(SystemExit, match="random split of 7 rows"):
-        model_evaluation.check_dataset(checkpoint | {"split": "random", "split_rows": 7}, data)
+    data, made_from = stage.load_dataset("mitbih"), checkpoint["made_from"]
+    model_evaluation.check_dataset(checkpoint | {"made_from": made_from | {"versions": {"wfdb": "0"}}}, data)
+    with pytest.raises(SystemExit, match="mitbih_mlp_model.pth and the mitbih_.* of different runs.*LEADS = ..V1.., now ..MLII.."):
+        constants = made_from["constants"] | {"LEADS": ["V1"]}
+        model_evaluation.check_dataset(checkpoint | {"made_from": made_from | {"constants": constants}}, data)
+    with pytest.raises(SystemExit, match="files = 3, now 145"):
+        model_evaluation.check_dataset(checkpoint | {"made_from": made_from | {"files": 3}}, data)
+
+
+# ---- Runs that survive ----
+
+class Killed(BaseException):
+    pass
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """A function that stops training as a kill does, in the middle of an epoch."""
+    def after(epochs):
+        train_epoch, calls = stage.train_epoch, []
+
+        def dying(*arguments):
+            calls.append(None)
+            if len(calls) > epochs:
+                torch.rand(7)   # the random numbers are not where the last epoch left them
+                raise Killed
+            return train_epoch(*arguments)
+        monkeypatch.setattr(stage, "train_epoch", dying)
+        return lambda: monkeypatch.setattr(stage, "train_epoch", train_epoch)
+    return after
+
+
+@pytest.mark.parametrize("dataset, model, keep", [("mitbih", "cnn", "best"), ("mitbih", "mlp", "last"), ("ptbxl", "lstm", "best")])
+def test_a_killed_run_goes_on_to_the_same_weights(prepared, quick, killed, dataset, model, keep):
+    constants = {"dataset": dataset, "model": model, "epochs": 4, "KEEP": {dataset: keep}}
+    whole = quick(**constants)
+    (prepared / f"{dataset}_{model}_model.pth").unlink()
+    for epochs in (2, 1):
+        alive = killed(epochs)
+        with pytest.raises(Killed):
+            quick(**constants, RESUME=True)
+        alive()
+    resumed = quick(**constants, RESUME=True)
+    assert resumed["history"] == whole["history"] and resumed["epoch"] == whole["epoch"]
+    assert all(torch.equal(resumed["weights"][name], whole["weights"][name]) for name in whole["weights"])
+    assert not list(prepared.glob("*_state.pth"))
+
+
+def test_a_run_that_had_stopped_early_stays_stopped(prepared, quick, monkeypatch):
+    def dying(*_):
+        raise Killed
+    constants, plot_history = {"epochs": 6, "PATIENCE": 2, "KEEP": {"mitbih": "best"}}, stage.plot_history
+    monkeypatch.setattr(stage, "validation_score", lambda *_: .5)
+    monkeypatch.setattr(stage, "plot_history", dying)   # after the last epoch
+    with pytest.raises(Killed):
+        quick(**constants)
+    monkeypatch.setattr(stage, "plot_history", plot_history)
+    assert len(quick(**constants, RESUME=True)["history"]) == 3
+
+
+def test_without_resume_a_run_starts_anew(prepared, quick, killed, capsys):
+    alive = killed(1)
+    with pytest.raises(Killed):
+        quick(epochs=2)
+    alive()
+    capsys.readouterr()
+    quick(epochs=2, RESUME=False)
+    assert "goes on" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("constants, message", [
+    ({"SEED": 3}, "constants SEED = 0, now 3"), ({"BATCH_SIZE": {"mitbih": 32}}, "BATCH_SIZE mitbih = 64, now 32")])
+def test_the_state_of_another_configuration_is_refused_with_both_values(prepared, quick, killed, constants, message):
+    alive = killed(1)
+    base = {"epochs": 2, "SEED": 0, "BATCH_SIZE": {"mitbih": 64}}
+    with pytest.raises(Killed):
+        quick(**base)
+    alive()
+    state = (prepared / "mitbih_mlp_state.pth").read_bytes()
+    with pytest.raises(SystemExit, match=message):
+        quick(**{**base, **constants}, RESUME=True)
+    assert (prepared / "mitbih_mlp_state.pth").read_bytes() == state
+    (prepared / "mitbih_mlp_state.pth").write_bytes(state[:1000])
+    with pytest.raises(SystemExit, match="mitbih_mlp_state.pth is damaged") as error:
+        quick(**base, RESUME=True)
+    message_of(error)
+
+
+def test_a_full_disk_is_named_and_earlier_outputs_stay(prepared, quick):
+    quick()
+    before = contents(prepared)
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
+    run = command("model_training", MODEL="mlp", EPOCHS={"mitbih": 1})
+    done = subprocess.run([*run[:2], limit + run[2]], capture_output=True, text=True)
+    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
+    assert "cannot write mitbih_mlp_state.pth" in done.stderr and "File too large" in done.stderr
+    assert contents(prepared) == before
+
+
+# ---- Several processes ----
+
+def test_two_processes_train_the_weights_of_one(prepared):
+    constants = {**two_processes.CONSTANTS, "DATASET": "mitbih", "MODEL": "cnn", "EPOCHS": {"mitbih": 1}}
+    one, two = (two_processes.train(prepared, processes, **constants) for processes in (1, 2))
+    assert max(two_processes.differences(one, two)) < two_processes.TOLERANCE
+    counts = [name for name, values in one["weights"].items() if not values.is_floating_point()]   # of batches
+    assert counts and all(torch.equal(one["weights"][name], two["weights"][name]) for name in counts)
 
 
 def test_validation_records_must_be_in_ds1(prepared, monkeypatch):

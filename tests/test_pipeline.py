@@ -11,6 +11,7 @@ import pytest
 import demo
 import simulate
 from conftest import MITBIH, PTBXL
+from harness import command
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,8 +58,10 @@ def test_the_other_direction_by_editing_constants(prepared):
 
 
 def test_in_an_empty_folder_every_script_says_what_is_missing(work):
-    running = {script: subprocess.Popen([sys.executable, ROOT / script], cwd=work, stderr=subprocess.PIPE, text=True) for script in (
-        "preprocess_mitbih.py", "preprocess_ptbxl.py", "model_training.py", "model_evaluation.py", "cross_dataset_validation.py")}
+    constants = {"preprocess_mitbih": {"DOWNLOAD": False}, "preprocess_ptbxl": {"DOWNLOAD": False}, "model_training": {},
+                 "model_evaluation": {}, "cross_dataset_validation": {}}
+    running = {script: subprocess.Popen(command(script, **values), cwd=work, stderr=subprocess.PIPE, text=True)
+               for script, values in constants.items()}
     for script, process in running.items():
         _, message = process.communicate()
         assert process.returncode == 1 and len(message.strip().splitlines()) == 1 and "Traceback" not in message, script

@@ -1,6 +1,13 @@
 """preprocess_mitbih.py on simulated records whose beats are known by construction."""
 
-import shutil
+import hashlib
+import json
+import random
+import signal
+import subprocess
+import threading
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +16,8 @@ import wfdb
 import preprocess_mitbih as stage
 import simulate
 from conftest import MITBIH
+from fuzz import damaged
+from harness import Server, command, contents, write_sums
 
 RECORDS = ("101", "102", "114", "118")
 
@@ -203,6 +212,11 @@ def replace(path, old, new, count=1):
     path.write_text(text.replace(old, new, count))
 
 
+def damage(path):
+    content = path.read_bytes()
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
+
+
 def put_invalid_sample(folder):
     record = wfdb.rdrecord(str(folder / "118"), physical=False)
     record.d_signal[100, 0] = -2048   # format 212's mark of an invalid sample
@@ -211,13 +225,14 @@ def put_invalid_sample(folder):
 
 
 DAMAGES = {
-    "no such folder": lambda folder: shutil.rmtree(folder),
+    "no such folder": lambda folder: folder.rename("elsewhere"),
     "RECORDS is missing": lambda folder: (folder / "RECORDS").unlink(),
     "118.dat is missing": lambda folder: (folder / "118.dat").unlink(),
     "118.hea is missing": lambda folder: (folder / "118.hea").unlink(),
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
     "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
-    "118.*sampled at 20 Hz": lambda folder: replace(folder / "118.hea", " 360 ", " 20 "),
+    "118.*fs = 20, all of this database have 360": lambda folder: replace(folder / "118.hea", " 360 ", " 20 "),
+    "118.*adc_gain = 200.0 300.0, all": lambda folder: replace(folder / "118.hea", " 200.0(", " 300.0("),
     "118.*21600 bytes.*7000 samples make 21000": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
     "118.*21610 bytes.*7200 samples make 21600": lambda folder: (folder / "118.dat").open("ab").write(bytes(10)),
@@ -225,6 +240,11 @@ DAMAGES = {
     "118.*1 samples of lead MLII are invalid": put_invalid_sample,
     "118.*header": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
     "118.*annotation": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
+    "118.*no end mark": lambda folder: cut(folder / "118.atr", 60),
+    "118.*a note that says nothing": lambda folder: (folder / "118.atr").write_bytes(
+        (folder / "118.atr").read_bytes().replace(b"time resolution", b"time revolution")),
+    "118.atr is not the published file": lambda folder: write_sums(folder) or damage(folder / "118.atr"),
+    "SHA256SUMS.txt is no list": lambda folder: (folder / "SHA256SUMS.txt").write_text("<html>"),
 }
 
 
@@ -282,3 +302,189 @@ def test_new_files_vanish_after_an_error(work):
         a.write_text("new")
         raise RuntimeError
     assert [(p.name, p.read_text()) for p in work.iterdir()] == [("a", "old")]
+
+
+# ---- What outputs were made from ----
+
+def test_the_header_says_what_the_files_were_made_from(database, work):
+    stage.main()
+    made_from, files = json.loads(str(load("header")["made_from"][0])), list((work / MITBIH).iterdir())
+    assert made_from["files"] == len(files) == 13 and made_from["bytes"] == sum(p.stat().st_size for p in files)
+    assert made_from["constants"]["CLASS_MAP"] == "aami" and made_from["versions"]["wfdb"] == wfdb.__version__
+    assert dict(zip(load("header")["parts"][0], load("header")["part_sums"][0])) == {
+        part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest() for part in ("signals", "labels", "metadata", "records")}
+    for header in (work / MITBIH).glob("*.hea"):   # git and unzip may change line ends
+        header.write_bytes(header.read_bytes().replace(b"\n", b"\r\n"))
+    stage.main()
+    assert json.loads(str(load("header")["made_from"][0])) == made_from
+
+
+@pytest.mark.parametrize("kind", ["hea", "dat", "atr"])
+@pytest.mark.parametrize("published", [True, False])
+def test_damaged_records_end_in_a_sentence_or_the_right_result(database, work, kind, published):
+    path, chance = work / MITBIH / f"101.{kind}", random.Random(kind)
+    if published:
+        write_sums(MITBIH)
+    content = path.read_bytes()
+
+    def read():
+        for end in ("hea", "dat", "atr"):
+            stage.Source(MITBIH).read(f"101.{end}")
+        return stage.read_record(MITBIH, "101", ["MLII"], "first", 360)
+    right = read()
+    for _ in range(40):
+        path.write_bytes(damaged(content, chance))
+        try:
+            found = read()
+        except ValueError as error:
+            assert "\n" not in str(error)
+        else:
+            if published or kind != "atr":   # an annotation file has no checksum of its own
+                np.testing.assert_array_equal(found["signals"], right["signals"])
+                np.testing.assert_array_equal(found["sample"], right["sample"])
+
+
+# ---- Download ----
+
+@pytest.fixture
+def served(tmp_path_factory):
+    """A folder with a small database in PhysioNet's layout, as a server has it."""
+    folder = tmp_path_factory.mktemp("served")
+    simulate.write_mitbih(folder / "mitdb/1.0.0", records=("101", "102"), seconds=10)
+    (folder / "mitdb/1.0.0/mitdbdir").mkdir()
+    (folder / "mitdb/1.0.0/mitdbdir/a page.htm").write_text("MIT-BIH comes whole")
+    write_sums(folder / "mitdb/1.0.0")
+    return folder
+
+
+@pytest.fixture
+def fetch(monkeypatch):
+    """A function that runs the script against a server."""
+    def run(server, **constants):
+        for name, value in {"DOWNLOAD": True, "BASE_URL": server.url, **constants}.items():
+            monkeypatch.setattr(stage, name, value)
+        stage.main()
+    return run
+
+
+def test_a_missing_database_is_fetched_once_and_whole(work, served, fetch, capsys):
+    with Server(served) as server:
+        fetch(server)
+        asked = len(server.asked)
+        fetch(server)
+        assert len(server.asked) == asked == 9
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+    assert "Fetching 8 files" in capsys.readouterr().out and len(load("labels")) > 10
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    """Waits a hundredth of a second at most."""
+    wait = threading.Event.wait
+    monkeypatch.setattr(threading.Event, "wait", lambda event, seconds=None: wait(event, seconds and min(seconds, .01)))
+
+
+@pytest.mark.parametrize("faults", [["cut", "cut"], ["cut without length"], ["wrong"], [503, 500], [429], ["close"],
+                                    ["slow", "cut", "whole"], ["cut", *[503] * 6, "cut", *[503] * 6]])
+def test_a_server_that_misbehaves_gives_the_same_bytes_in_the_end(work, served, fetch, impatient, faults):
+    with Server(served, faults={"mitdb/1.0.0/101.dat": faults, "mitdb/1.0.0/SHA256SUMS.txt": faults[:1]}) as server:
+        fetch(server)
+        assert all(server.met[fault] for fault in faults[:1])
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+def test_a_beginning_that_is_too_long_is_thrown_away(work, served, fetch, impatient):
+    (work / MITBIH).mkdir()
+    (work / MITBIH / "101.dat.part").write_bytes(bytes(20_000))
+    with Server(served) as server:
+        fetch(server)
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+def test_a_server_that_asks_for_an_hour_is_left(work, served, fetch):
+    with Server(served, faults={"mitdb/1.0.0/101.dat": ["in an hour"]}) as server:
+        with pytest.raises(SystemExit, match="cannot fetch .*/101.dat .429 .*asked again in 3600 s.*run on simulated data"):
+            fetch(server)
+        fetch(server)
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+def test_interrupted_by_the_user_it_says_that_it_goes_on(work, served):
+    with Server(served, faults={"mitdb/1.0.0/101.dat": ["slow"] * 9}) as server:
+        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE, text=True)
+        while not any(name.endswith("101.dat") for name, _ in server.asked):
+            time.sleep(.01)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=20)
+    assert process.returncode == 1 and message.splitlines()[-1].startswith("The download was broken off") and "Traceback" not in message
+
+
+def test_a_disk_that_is_full_is_named(work, served):
+    with Server(served) as server:
+        limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000)); "
+        run = command("preprocess_mitbih", BASE_URL=server.url)
+        done = subprocess.run([*run[:2], limit + run[2]], cwd=work, capture_output=True, text=True)
+        assert done.returncode == 1 and "Traceback" not in done.stderr
+        assert "cannot write into" in done.stderr and "File too large" in done.stderr
+        subprocess.run(run, cwd=work, check=True, capture_output=True)
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+def test_what_came_before_a_cut_is_not_fetched_again(work, served, fetch, monkeypatch):
+    with Server(served, faults={"mitdb/1.0.0/101.dat": ["cut"]}) as server:
+        fetch(server)
+        assert [wanted for name, wanted in server.asked if name.endswith("101.dat")] == [None, "bytes=5120-"]   # it has 10,800
+
+
+def test_a_killed_download_goes_on_to_the_same_bytes(work, served):
+    killed, chance = 0, random.Random(0)
+    with Server(served) as server:
+        for _ in range(10):
+            process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE)
+            if killed < 3:
+                server.kill_after, server.victim = server.sent + chance.randrange(500, 8000), process
+            process.communicate()
+            killed += process.returncode < 0
+            if process.returncode == 0:
+                break
+            assert (work / MITBIH / "records.unfinished").exists()
+    assert killed == 3 and contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+@pytest.mark.parametrize("faults, message", [
+    ({"102.atr": [404]}, "102.atr: 404 Not Found .1 of 8 files."), ({"102.dat": ["wrong", "wrong"]}, "102.dat: came twice with other bytes")])
+def test_a_file_that_is_not_to_be_had_is_named_and_the_others_come(work, served, fetch, faults, message):
+    with Server(served, faults={f"mitdb/1.0.0/{name}": of for name, of in faults.items()}) as server:
+        with pytest.raises(SystemExit, match=message) as error:
+            fetch(server)
+        assert "\n" not in str(error.value) and (work / MITBIH / "101.dat").is_file() and not list(work.glob("*.npy"))
+        fetch(server)   # the fault is gone
+    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
+
+
+def test_offline_one_sentence_names_url_reason_folder_and_demo(work, fetch, monkeypatch):
+    server = Server(work)
+    server.server_close()
+    monkeypatch.setattr(threading.Event, "wait", lambda *_: False)
+    with pytest.raises(SystemExit) as error:
+        fetch(server)
+    text = str(error.value)
+    for part in (f"{server.url}mitdb/1.0.0/SHA256SUMS.txt", "Connection refused", str(work / MITBIH), "python tests/demo.py"):
+        assert part in text
+    assert "\n" not in text and list(work.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["../outside.dat", "/tmp/outside.dat", "a/../../outside.dat"])
+def test_no_file_lands_outside_the_folder(work, served, fetch, name):
+    listing = served / "mitdb/1.0.0/SHA256SUMS.txt"
+    listing.write_text(f"{'0' * 64} {name}\n" + listing.read_text())
+    with Server(served) as server, pytest.raises(SystemExit, match="1 of them outside DATA_DIR"):
+        fetch(server)
+    assert list(work.iterdir()) == []
+
+
+def test_what_is_no_list_of_sums_is_no_database(work, served, fetch):
+    (served / "mitdb/1.0.0/SHA256SUMS.txt").write_text("<html>please log in</html>")
+    with Server(served) as server, pytest.raises(SystemExit, match="cannot fetch .*SHA256SUMS.txt .came twice"):
+        fetch(server)
+    assert list(work.iterdir()) == []

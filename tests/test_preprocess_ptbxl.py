@@ -11,6 +11,7 @@ import wfdb
 import preprocess_ptbxl as stage
 import simulate
 from conftest import PTBXL
+from harness import Server, contents, write_sums
 
 
 @pytest.fixture
@@ -192,4 +193,35 @@ def test_bad_record_can_be_skipped_and_is_counted(work, table, monkeypatch, caps
 def test_unknown_sampling_rate_is_named(work, monkeypatch):
     monkeypatch.setattr(stage, "SAMPLING_RATE", 250)
     with pytest.raises(SystemExit, match="SAMPLING_RATE = 250: expected one of 100, 500"):
+        stage.main()
+
+
+# ---- Download ----
+
+def test_only_the_tables_and_the_records_of_the_rate_are_fetched(work, tmp_path_factory, monkeypatch):
+    served = tmp_path_factory.mktemp("served") / "ptb-xl/1.0.3"
+    for rate in (100, 500):
+        simulate.write_ptbxl(served, records=3, sampling_rate=rate)
+    (served / "RECORDS").write_text("many")
+    write_sums(served)
+    with Server(served.parent.parent) as server:
+        for rate in (500, 100):
+            for name, value in {"DOWNLOAD": True, "BASE_URL": server.url, "SAMPLING_RATE": rate}.items():
+                monkeypatch.setattr(stage, name, value)
+            stage.main()
+            assert load("signals").shape == (3, 12, 10 * rate)
+            assert {path.split("/")[0] for path in contents(work / PTBXL)} == {
+                "ptbxl_database.csv", "scp_statements.csv", "SHA256SUMS.txt", "records500", f"records{rate}"}
+    asked = [name for name, _ in server.asked]
+    assert len(asked) == 2 + 2 + 6 + 6   # the list twice, the tables once
+
+
+def test_a_damaged_record_is_told_by_the_published_sums(work, table):
+    write_sums(PTBXL)
+    path = record(work, table).with_suffix(".dat")
+    path.write_bytes(bytes(24000))
+    with pytest.raises(SystemExit, match="records100/00000/00004_lr.dat is not the published file"):
+        stage.main()
+    (work / PTBXL / "ptbxl_database.csv").write_text("ecg_id")
+    with pytest.raises(SystemExit, match="ptbxl_database.csv is not the published file"):
         stage.main()
