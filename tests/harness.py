@@ -2,10 +2,12 @@
 
 import hashlib
 import random
+import resource
 import sys
 import threading
 import time
 from collections import Counter, defaultdict
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -25,6 +27,17 @@ def write_sums(folder):
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != "SHA256SUMS.txt")
     (Path(folder) / "SHA256SUMS.txt").write_text("".join(
         f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(folder).as_posix()}\n" for path in files))
+
+
+@contextmanager
+def files_up_to(size):
+    """Within, no file can grow beyond so many bytes: what a full disk does."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def contents(folder):

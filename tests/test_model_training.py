@@ -1,7 +1,6 @@
 """model_training.py: splits that do not leak, inputs, models, checkpoints, bad input."""
 
 import random
-import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,7 +14,7 @@ import model_training as stage
 import preprocess_mitbih
 import simulate
 import two_processes
-from harness import command, contents
+from harness import contents, files_up_to
 
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in ("cnn", "lstm", "mlp")]
 
@@ -526,19 +525,18 @@ def test_the_state_of_another_configuration_is_refused_with_both_values(prepared
 def test_a_full_disk_is_named_and_earlier_outputs_stay(prepared, quick):
     quick()
     before = contents(prepared)
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000)); "
-    run = command("model_training", MODEL="mlp", EPOCHS={"mitbih": 1})
-    done = subprocess.run([*run[:2], limit + run[2]], capture_output=True, text=True)
-    assert done.returncode == 1 and len(done.stderr.strip().splitlines()) == 1
-    assert "cannot write mitbih_mlp_state.pth" in done.stderr and "File too large" in done.stderr
+    with files_up_to(100_000), pytest.raises(SystemExit, match="cannot write mitbih_mlp_state.pth .*File too large") as error:
+        quick()
+    message_of(error)
     assert contents(prepared) == before
 
 
 # ---- Several processes ----
 
-def test_two_processes_train_the_weights_of_one(prepared):
-    constants = {**two_processes.CONSTANTS, "DATASET": "mitbih", "MODEL": "cnn", "EPOCHS": {"mitbih": 1}}
-    one, two = (two_processes.train(prepared, processes, **constants) for processes in (1, 2))
+def test_two_processes_train_the_weights_of_one(prepared, quick):
+    constants = {name: two_processes.CONSTANTS[name] for name in ("BATCH_SIZE", "LEARNING_RATE")}
+    one = quick("mitbih", "cnn", **constants)
+    two = two_processes.train(prepared, 2, DATASET="mitbih", MODEL="cnn", EPOCHS={"mitbih": 1}, **constants)
     assert max(two_processes.differences(one, two)) < two_processes.TOLERANCE
     counts = [name for name, values in one["weights"].items() if not values.is_floating_point()]   # of batches
     assert counts and all(torch.equal(one["weights"][name], two["weights"][name]) for name in counts)
