@@ -56,8 +56,8 @@ RHYTHM = True                   # False: a beat model gets the training's mean R
 AGGREGATE = True                # False: one beat or crop, the middle one, decides for the strip
 
 # the target's rows
-WHOLE_TARGET = False            # True: every row of it is tested, because the model has seen none (needs "none" and 0 below); in
-                                # MIT-BIH that adds DS1 and the paced records
+WHOLE_TARGET = False            # True: every row of it is tested, because the model has seen none (needs "none" and 0 below);
+                                # in MIT-BIH that adds DS1 and the paced records
 # use of the target's training side
 ADAPTATION = "none"             # without labels: "none"; "adabn": its batch-norm statistics (Li et al. 2016); or "coral": its
                                 # last hidden layer gets the mean and covariance of the source's validation side
@@ -69,7 +69,8 @@ FINE_TUNE_PATIENTS = 0          # with labels: so many of its patients train the
 # comes from its beats or crops: "mean" for what lasts, "max" for what a single beat shows.
 CONDITIONS = {
     "ventricular": {"classes": ["ventricular", "V"], "symbols": "VEr", "statement": "PVC", "without": [], "beats": "max"},
-    "supraventricular": {"classes": ["supraventricular", "S"], "symbols": "AaJS", "statement": "PAC", "without": [], "beats": "max"},
+    "supraventricular": {"classes": ["supraventricular", "S"], "symbols": "AaJS", "statement": "PAC", "without": [],
+                         "beats": "max"},
     "LBBB": {"classes": ["LBBB"], "symbols": "L", "statement": "CLBBB", "without": [], "beats": "mean"},
     "RBBB": {"classes": ["RBBB"], "symbols": "R", "statement": "CRBBB", "without": [], "beats": "mean"},
     "paced": {"classes": ["paced"], "symbols": "/f", "statement": "PACE", "without": [], "beats": "mean"},
@@ -110,9 +111,10 @@ def mitbih_strips(data, records):
     every = np.ones(len(symbols), bool)
     conditions = {name: (np.array([bool(set(row["symbols"]) & set(x)) for x in symbols]), every)
                   for name, row in CONDITIONS.items() if row["symbols"]}
-    return SimpleNamespace(kind="mitbih", signals=np.array(signals), rate=rate, leads=leads, beats=list(beats), beats_are="annotated",
-                           abnormal=np.array([np.any(x != NORMAL_SYMBOL) for x in symbols]), known=every, conditions=conditions,
-                           patients=np.array(patients), records=np.array(names), samples=np.array(starts), left_out=left_out)
+    return SimpleNamespace(kind="mitbih", signals=np.array(signals), rate=rate, leads=leads, beats=list(beats),
+                           beats_are="annotated", abnormal=np.array([np.any(x != NORMAL_SYMBOL) for x in symbols]),
+                           known=every, conditions=conditions, patients=np.array(patients), records=np.array(names),
+                           samples=np.array(starts), left_out=left_out)
 
 
 def ptbxl_strips(data, folds, need_beats=False):
@@ -122,10 +124,12 @@ def ptbxl_strips(data, folds, need_beats=False):
     superclasses, absent = metadata["superclasses"] == 1, np.zeros(len(rows), bool)
     normal = [str(name) for name in data.header["class_names"]].index(NORMAL_SUPERCLASS)
     has = dict(zip(map(str, data.header["statement_names"]), metadata["statements"].T >= 0))
-    conditions = {name: (has.get(row["statement"], absent), ~np.any([absent, *(has[x] for x in row["without"] if x in has)], axis=0))
+    conditions = {name: (has.get(row["statement"], absent),
+                         ~np.any([absent, *(has[x] for x in row["without"] if x in has)], axis=0))
                   for name, row in CONDITIONS.items()}
     known = superclasses.any(axis=1)
-    beats = [np.round(row[np.isfinite(row)] * rate).astype(np.int64) for row in beats_of_records(data)[rows]] if need_beats else None
+    beats = [np.round(row[np.isfinite(row)] * rate).astype(np.int64)
+             for row in beats_of_records(data)[rows]] if need_beats else None
     return SimpleNamespace(kind="ptbxl", signals=data.signals[rows], rate=rate, leads=[str(x) for x in data.header["leads"]],
                            beats=beats, beats_are="found in all leads", conditions=conditions, known=known,
                            abnormal=~(superclasses[:, normal] & (superclasses.sum(axis=1) == 1)), patients=metadata["patient"],
@@ -168,7 +172,7 @@ def find_beats(signals, rate):
 
 
 def beats_of_records(data):
-    """PTB-XL -> (n, 64) float32 s, R peaks of every record, NaN after the last; from {name}_beats.npy if it is of these signals."""
+    """PTB-XL -> (n, 64) float32 s, R peaks of every record, NaN after the last; from {name}_beats.npy if of these signals."""
     path, rate = f"{data.name}_beats.npy", int(data.header["sampling_rate"])
     table = np.zeros(len(data.signals), [("ecg_id", "<i8"), ("sum", "<f8"), ("beats", "<f4", (64,)), ("check", "<f8")])
     table["ecg_id"], table["sum"], table["beats"] = data.metadata["ecg_id"], data.signals[:, 0].sum(axis=1, dtype=float), np.nan
@@ -216,7 +220,7 @@ def match_leads(available, wanted):
 
 
 def match_signals(strips, checkpoint, target):
-    """Strips -> (n, leads, samples) float32 with the model's leads, unit and rate, and sentences. The switches are the target's."""
+    """Strips -> (n, leads, samples) float32 in the model's leads, unit, rate; and sentences. The switches are the target's."""
     columns, sentence = match_leads(strips.leads, checkpoint["inputs"]["leads"])
     if target and not MATCH_LEADS:
         columns, sentence = np.arange(len(columns)) % len(strips.leads), "leads: the first ones, whatever their names"
@@ -231,7 +235,7 @@ def match_signals(strips, checkpoint, target):
 
 
 def beat_units(signals, positions, checkpoint, settings):
-    """(n, leads, samples), n arrays of beat positions -> (signals, features) of all beats as the model takes them, strip of each."""
+    """(n, leads, samples), n arrays of positions -> (signals, features) of all beats as the model takes them, strip of each."""
     half, cut, rhythm, number = checkpoint["segment"] // 2, [], [], []
     for strip, (signal, peaks) in enumerate(zip(signals, positions)):
         padded = np.pad(signal, ((0, 0), (half, half)), mode="edge")   # the first and the last beat count, too
@@ -309,7 +313,7 @@ def odds_of(probability):
 
 
 def aggregate(values, number, strips, how):
-    """(u, ...) values of beats or crops, strip of each in rising order -> (strips, ...) their "mean" or "max", NaN where none is."""
+    """(u, ...) values of beats or crops, strip of each in rising order -> (strips, ...) their "mean" or "max", NaN if none."""
     result = np.full((strips, *values.shape[1:]), np.nan)
     present, first, count = np.unique(number, return_index=True, return_counts=True)
     result[present] = (np.maximum if how == "max" else np.add).reduceat(values, first)
@@ -335,9 +339,9 @@ def scored_strips(checkpoint, net, strips, target=False, transform=None):
         column = np.flatnonzero(np.isin(outputs, [row["statement"]] if checkpoint["dataset"] == "ptbxl" else row["classes"]))
         if name in kept.conditions and len(column) and checkpoint["output_rows"][column[0]]:
             conditions[name] = (*kept.conditions[name], aggregate(odds[:, column[0]], number, n, row["beats"])[usable])
-    return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=-normal[usable], conditions=conditions, patients=kept.patients,
-                           records=kept.records, samples=kept.samples, hidden=hidden, adapted=sentences,
-                           pooled=aggregate(hidden, number, n, "mean")[usable],
+    return SimpleNamespace(abnormal=kept.abnormal, known=kept.known, score=-normal[usable], conditions=conditions,
+                           patients=kept.patients, records=kept.records, samples=kept.samples, hidden=hidden,
+                           adapted=sentences, pooled=aggregate(hidden, number, n, "mean")[usable],
                            left_out=strips.left_out | {"strips without a beat": n - len(usable)})
 
 
@@ -347,13 +351,16 @@ def scored_beats(checkpoint, net, data, records):
     header = {"leads": checkpoint["inputs"]["leads"], "sampling_rate": checkpoint["sampling_rate"]}
     named = SimpleNamespace(**vars(data) | {"signals": data.signals[:, columns], "header": header})
     rows = np.flatnonzero(np.isin(data.metadata["record"], records) & (data.labels >= 0))
-    beats, labels, names, every = data.metadata[rows], np.array(data.labels[rows]), checkpoint["class_names"], np.ones(len(rows), bool)
+    beats, labels, names, every = (data.metadata[rows], np.array(data.labels[rows]), checkpoint["class_names"],
+                                   np.ones(len(rows), bool))
     logits = predict(net, *make_inputs(named, **checkpoint["inputs"]), rows, checkpoint["crop"])
     probability = probabilities(logits, checkpoint["task"], len(names), beats["record"], checkpoint["prior"])
     odds, normal = odds_of(probability), names.index(NORMAL_CLASS[checkpoint["class_map"]])
     return SimpleNamespace(abnormal=labels != normal, known=every, score=-odds[:, normal], patients=beats["patient"],
-                           conditions={name: (labels == k, every, odds[:, k]) for k, name in enumerate(names) if checkpoint["output_rows"][k]},
-                           records=beats["record"], samples=beats["sample"], left_out={}, adapted=[sentence, "beats: annotated"],
+                           conditions={name: (labels == k, every, odds[:, k])
+                                       for k, name in enumerate(names) if checkpoint["output_rows"][k]},
+                           records=beats["record"], samples=beats["sample"], left_out={},
+                           adapted=[sentence, "beats: annotated"],
                            classes=evaluate(checkpoint, data, rows, labels, probability))
 
 
@@ -396,8 +403,10 @@ def refit(known, result):
     rows = known.known
     if len(set(known.abnormal[rows].tolist())) < 2:
         raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal or all abnormal: take more")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(known.pooled[rows], known.abnormal[rows])
-    result.score, result.probability, result.threshold = model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1], .5
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000)).fit(
+        known.pooled[rows], known.abnormal[rows])
+    result.score, result.probability, result.threshold = (
+        model.decision_function(result.pooled), model.predict_proba(result.pooled)[:, 1], .5)
     result.adapted.append(f"last layer fitted to {rows.sum():,} labelled strips of {len(np.unique(known.patients))} patients")
 
 
@@ -423,10 +432,12 @@ def statistics_of(result):
     abnormal, normal = result.abnormal & known, ~result.abnormal & known
 
     def statistics(weights):
-        tp, fp, fn, tn = (weights @ (a & b) for a, b in ((called, abnormal), (called, normal), (~called, abnormal), (~called, normal)))
+        tp, fp, fn, tn = (weights @ (a & b) for a, b in ((called, abnormal), (called, normal),
+                                                         (~called, abnormal), (~called, normal)))
         sensitivity, specificity = divide(tp, tp + fn), divide(tn, tn + fp)
-        return {"auc": weighted_auc(abnormal[known], result.score[known], weights[:, known]), "f1": divide(2 * tp, 2 * tp + fp + fn),
-                "balanced_accuracy": (sensitivity + specificity) / 2, "sensitivity": sensitivity, "specificity": specificity,
+        return {"auc": weighted_auc(abnormal[known], result.score[known], weights[:, known]),
+                "f1": divide(2 * tp, 2 * tp + fp + fn), "balanced_accuracy": (sensitivity + specificity) / 2,
+                "sensitivity": sensitivity, "specificity": specificity,
                 "calibration_error": divide(np.abs(weights @ (in_bin * wrong[:, None])).sum(axis=1), weights @ known),
                 **{name: weighted_auc(truth[known], score[known], weights[:, known])
                    for name, (truth, known, score) in result.conditions.items()}}
@@ -465,7 +476,8 @@ def print_report(report, unit):
             print(f"\n{side.replace('_', '-')}: {report[side]['rows']:,} {unit} of {report[side]['patients']:,} patients, "
                   f"{report[side]['normal_or_abnormal']:,} of them normal or abnormal. "
                   + "; ".join(report[side]["adapted"]))
-            print("  left out: " + (", ".join(f"{number:,} {reason}" for reason, number in report[side]["left_out"].items()) or "nothing"))
+            left_out = ", ".join(f"{number:,} {reason}" for reason, number in report[side]["left_out"].items())
+            print("  left out: " + (left_out or "nothing"))
         else:
             print("\nin-domain: none, because the model was trained on the source's test side, too")
 
@@ -490,14 +502,16 @@ def plot_report(results, report, title, path):
                 low, high = part[name]["interval"] or (np.nan, np.nan)
                 axes[2].plot([low, high], [place + shift] * 2, style, color="black", linewidth=1)
                 axes[2].plot(part[name]["value"], place + shift, "o", color="black", markersize=5, markerfacecolor=fill)
-    for axis, names in ((axes[0], ("1 - specificity", "sensitivity")), (axes[1], ("probability of abnormal", "share that is abnormal"))):
+    for axis, names in ((axes[0], ("1 - specificity", "sensitivity")),
+                        (axes[1], ("probability of abnormal", "share that is abnormal"))):
         axis.plot([0, 1], [0, 1], ":", color="0.6")
         axis.set(xlabel=names[0], ylabel=names[1], xlim=(-.01, 1.01), ylim=(-.01, 1.01))
         axis.legend(frameon=False, fontsize=8, loc="lower right")
     axes[0].set_title("ROC curve; circle: the source's threshold", fontsize=9)
     axes[1].set_title("calibration", fontsize=9)
     axes[2].axvline(.5, color="0.6", linestyle=":")
-    axes[2].set(xlim=(-.01, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1], xlabel="AUC against the rest (95% interval)")
+    axes[2].set(xlim=(-.01, 1.01), yticks=range(len(conditions)), yticklabels=conditions[::-1],
+                xlabel="AUC against the rest (95% interval)")
     axes[2].set_title("the same condition; white: in-domain", fontsize=9)
     figure.suptitle(title, fontsize=10)
     figure.savefig(path, dpi=150, format="png")
@@ -509,7 +523,8 @@ def table_of(results):
     for side, result in results.items():
         if result is not None:
             columns = {"side": side, "record": result.records, "sample": result.samples, "patient": result.patients,
-                       "abnormal": np.where(result.known, result.abnormal, np.nan), "score": result.score, "probability": result.probability}
+                       "abnormal": np.where(result.known, result.abnormal, np.nan), "score": result.score,
+                       "probability": result.probability}
             for name, (truth, known, score) in result.conditions.items():
                 columns |= {f"{name} truth": np.where(known, truth.astype(float), np.nan), f"{name} score": score}
             tables.append(pd.DataFrame(columns))
@@ -528,7 +543,8 @@ def check_constants():
     if not isinstance(FINE_TUNE_PATIENTS, int) or FINE_TUNE_PATIENTS < 0:
         raise SystemExit(f"FINE_TUNE_PATIENTS = {FINE_TUNE_PATIENTS!r}: expected 0 or a number of patients")
     if WHOLE_TARGET and (ADAPTATION != "none" or FINE_TUNE_PATIENTS):
-        raise SystemExit('WHOLE_TARGET = True leaves no rows of the target to adapt to: set ADAPTATION to "none" and FINE_TUNE_PATIENTS to 0')
+        raise SystemExit("WHOLE_TARGET = True leaves no rows of the target to adapt to: "
+                         'set ADAPTATION to "none" and FINE_TUNE_PATIENTS to 0')
 
 
 def own_parts(checkpoint):
@@ -542,11 +558,12 @@ def compare_beats(checkpoint, net, source, target):
         raise SystemExit(f"ADAPTATION and FINE_TUNE_PATIENTS are for strips: {TEST_DATASET} has annotated beats, set them to "
                          '"none" and 0')
     if WHOLE_TARGET or not all((RESAMPLE, BAND_LIMIT, MATCH_LEADS, MILLIVOLTS, ALIGN_BEATS, RHYTHM, AGGREGATE)):
-        raise SystemExit(f"the switches are for strips: {TEST_DATASET} has annotated beats, set WHOLE_TARGET = False and the others True")
+        raise SystemExit(f"the switches are for strips: {TEST_DATASET} has annotated beats, "
+                         "set WHOLE_TARGET = False and the others True")
     for name in ("class_names", "sampling_rate"):
         if str(source.header[name]) != str(target.header[name]):
-            raise SystemExit(f"{source.name} has {name} {source.header[name]}, {target.name} {target.header[name]}: make both with "
-                             "the same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
+            raise SystemExit(f"{source.name} has {name} {source.header[name]}, {target.name} {target.header[name]}: "
+                             "make both with the same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
     parts = own_parts(checkpoint)
     return {"validation": scored_beats(checkpoint, net, source, parts["validation"]) if parts["validation"] else None,
             "in_domain": scored_beats(checkpoint, net, source, parts["test"]) if parts["test"] else None,
@@ -558,7 +575,8 @@ def compare_strips(checkpoint, net, source, target):
     parts, needs_beats, transform, done = own_parts(checkpoint), checkpoint["dataset"] != "ptbxl", None, []
     target_parts, adapts = split_parts(target), ADAPTATION != "none" or FINE_TUNE_PATIENTS
     if adapts and not target_parts["train"]:
-        raise SystemExit(f"{target.name} has no training side to adapt to: set ADAPTATION to \"none\" and FINE_TUNE_PATIENTS to 0")
+        raise SystemExit(f"{target.name} has no training side to adapt to: "
+                         'set ADAPTATION to "none" and FINE_TUNE_PATIENTS to 0')
     if WHOLE_TARGET:
         target_parts["test"] = sum(split_parts(target, "all").values(), [])
     validation, inside = (scored_strips(checkpoint, net, strips_of(source, parts, side)) if parts[side] else None
@@ -581,11 +599,11 @@ def compare_strips(checkpoint, net, source, target):
 
 
 def add_probabilities(results):
-    """Gives the scored rows of all sides probabilities and a threshold, from the validation rows, or from FINE_TUNE_PATIENTS."""
+    """Gives the scored rows of all sides probabilities and a threshold, from the validation rows or FINE_TUNE_PATIENTS."""
     for side, result in results.items():
         if result is None and side == "validation" or result and len(set(result.abnormal[result.known].tolist())) < 2:
-            raise SystemExit(f"the {side.replace('_', '-')} rows are not both normal and abnormal: nothing to measure. Take more records "
-                             "(RECORDS in preprocess_mitbih.py, VALIDATION_RECORDS in model_training.py)")
+            raise SystemExit(f"the {side.replace('_', '-')} rows are not both normal and abnormal: nothing to measure. "
+                             "Take more records (RECORDS in preprocess_mitbih.py, VALIDATION_RECORDS in model_training.py)")
     slope, intercept, threshold = fit_decision(results["validation"])
     for result in results.values():
         if result is not None:
@@ -609,8 +627,8 @@ def main():
     warnings = warnings_of(checkpoint)
     if target.header["simulated"] and not checkpoint["simulated"]:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
-    report = {"source": source.name, "target": target.name, "model": MODEL, "unit": unit, "warnings": warnings, "threshold": threshold,
-              "constants": constants_of(globals(), []),
+    report = {"source": source.name, "target": target.name, "model": MODEL, "unit": unit, "warnings": warnings,
+              "threshold": threshold, "constants": constants_of(globals(), []),
               "made_from": {**origin_of(checkpoint), "target": json.loads(str(target.header["made_from"]))},
               **{side: report_of(result, figures[side]) if result else None for side, result in results.items()},
               "drop": compare(figures["in_domain"], figures["cross_domain"]) if results["in_domain"] else None}
@@ -623,7 +641,8 @@ def main():
     with new_files(*(f"{name}.{end}" for end in ("json", "csv", "png"))) as (json_path, table_path, plot_path):
         json_path.write_text(json.dumps(report, indent=1) + "\n")
         table_of(results).to_csv(table_path, index=False, float_format="%.9g")
-        plot_report(results, report, ". ".join([f"{MODEL} trained on {source.name}, tested on {target.name}", *warnings]), plot_path)
+        title = ". ".join([f"{MODEL} trained on {source.name}, tested on {target.name}", *warnings])
+        plot_report(results, report, title, plot_path)
     print(f"Wrote {name}.json, .csv, .png")
 
 

@@ -30,8 +30,8 @@ from scipy.special import expit, logit, softmax
 from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
 
 import model_training
-from model_training import (crop_starts, first_difference, load_dataset, load_pth, make_inputs, predict, probabilities, split_rows,
-                            targets_of, task_rows)
+from model_training import (crop_starts, first_difference, load_dataset, load_pth, make_inputs, predict, probabilities,
+                            split_rows, targets_of, task_rows)
 from preprocess_mitbih import check_choice, constants_of, new_files, sha256_of, versions
 
 # data and model: the checkpoint {DATASET}_{MODEL}_model.pth decides everything else
@@ -47,8 +47,8 @@ AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class in th
 
 # what a checkpoint must hold
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
-        "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior", "thresholds",
-        "epoch", "outputs", "output_rows", "made_from", "constants", "versions"}
+        "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior",
+        "thresholds", "epoch", "outputs", "output_rows", "made_from", "constants", "versions"}
 INPUTS = {"leads", "record_relative", "rhythm", "window", "context", "align", "low_pass_hz"}   # in its "inputs"
 
 
@@ -84,18 +84,19 @@ def load_checkpoint(dataset, model):
 def check_dataset(checkpoint, data):
     """Stops the run when the .npy files are of another run than those that the checkpoint was trained on."""
     was, now = checkpoint["made_from"], json.loads(str(data.header["made_from"]))
-    difference = first_difference(*({key: side[key] for key in ("constants", "files", "bytes", "sha256")} for side in (was, now)))
+    difference = first_difference(*({key: side[key] for key in ("constants", "files", "bytes", "sha256")}
+                                    for side in (was, now)))
     if difference:
         name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
-        raise SystemExit(f"{name} and the {data.name}_*.npy files are of different runs: it was trained on files with {difference}. "
-                         "Make the .npy files again as they were, or train again")
+        raise SystemExit(f"{name} and the {data.name}_*.npy files are of different runs: it was trained on files with "
+                         f"{difference}. Make the .npy files again as they were, or train again")
 
 
 def origin_of(checkpoint):
     """Checkpoint -> what figures of it are made from: its file, what that was made from, and the versions now."""
     name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
-    return {"checkpoint": name, "sha256": sha256_of(name), **{key: checkpoint[key] for key in ("constants", "made_from", "versions")},
-            "versions_now": versions(torch, np)}
+    return {"checkpoint": name, "sha256": sha256_of(name),
+            **{key: checkpoint[key] for key in ("constants", "made_from", "versions")}, "versions_now": versions(torch, np)}
 
 
 # ---- Metrics ----
@@ -158,21 +159,23 @@ def aami_metrics(labels, probability, records, names):
     classes, rest, s = multiclass_metrics(labels, probability, names)["classes"], records != "232", names.index("S")
     figures = {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF")}
     if not rest.all():
-        figures["S_without_record_232"] = class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s, probability[rest, s])
+        figures["S_without_record_232"] = class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s,
+                                                        probability[rest, s])
     return figures
 
 
 # ---- Intervals ----
 
 def bootstrap(patients, statistics, resamples=1000, seed=0):
-    """(n,) patient of each row, function of (b, n) weights -> dict of figures, each (resamples,), over resamples of the patients.
+    """(n,) patient of each row, function of (b, n) weights -> dict of (resamples,) figures, over resamples of the patients.
 
     A patient is drawn with all rows, because these are not independent. Weights of one give the figures themselves.
     """
     _, number = np.unique(patients, return_inverse=True)
     count = number.max() + 1
     drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    parts = [statistics(part[:, number].astype(np.float64)) for part in np.array_split(drawn, max(1, resamples * len(number) // 10 ** 7))]
+    parts = [statistics(part[:, number].astype(np.float64))
+             for part in np.array_split(drawn, max(1, resamples * len(number) // 10 ** 7))]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -198,19 +201,21 @@ def interval(values):
 
 
 def statistics_of(wanted, predicted, probability, names):
-    """(n, k) truth, predictions and probabilities, k names -> function of (b, n) weights -> dict of (b,) figures (see `bootstrap`)."""
+    """(n, k) truth, prediction, probability, k names -> function of (b, n) weights -> dict of (b,) figures for `bootstrap`."""
     right = (wanted == predicted).all(axis=1).astype(float)
 
     def statistics(weights):
         hits, called, there = (weights @ mask.astype(float) for mask in (wanted & predicted, predicted, wanted))
         f1 = np.where(there > 0, divide(2 * hits, called + there), np.nan)
         auc = np.stack([weighted_auc(column, p, weights) for column, p in zip(wanted.T, probability.T)], axis=1)
-        figures = {"accuracy": divide(weights @ right, weights.sum(axis=1)), "macro_f1": mean_of_defined(f1), "macro_auc": mean_of_defined(auc)}
+        figures = {"accuracy": divide(weights @ right, weights.sum(axis=1)), "macro_f1": mean_of_defined(f1),
+                   "macro_auc": mean_of_defined(auc)}
         if list(names[:3]) == ["N", "S", "V"]:
             figures["mean_f1_nsv"] = mean_of_defined(f1[:, :3])
         for k, name in enumerate(names):
-            figures |= {f"{name} sensitivity": divide(hits[:, k], there[:, k]), f"{name} f1": f1[:, k], f"{name} auc": auc[:, k],
-                        f"{name} positive_predictivity": np.where(there[:, k] > 0, divide(hits[:, k], called[:, k]), np.nan)}
+            figures |= {
+                f"{name} sensitivity": divide(hits[:, k], there[:, k]), f"{name} f1": f1[:, k], f"{name} auc": auc[:, k],
+                f"{name} positive_predictivity": np.where(there[:, k] > 0, divide(hits[:, k], called[:, k]), np.nan)}
         return figures
     return statistics
 
@@ -221,7 +226,7 @@ def mean_of_defined(values):
 
 
 def resampled(patients, statistics, seed=0):
-    """(n,) patient of each row, statistics as for `bootstrap` -> dict of figure -> (1 + 1000,): its value, then the resamples'."""
+    """(n,) patient of each row, statistics for `bootstrap` -> dict of figure -> (1 + 1000,): its value, then the resamples'."""
     value, drawn = statistics(np.ones((1, len(patients)))), bootstrap(patients, statistics, seed=seed)
     return {name: np.concatenate([value[name], drawn[name]]) for name in value if np.isfinite(value[name][0])}
 
@@ -268,8 +273,8 @@ def ec57_figures(labels, predicted, records, names):
 def group_figures(checkpoint, metadata, targets, probability):
     """PTB-XL test rows -> dict of sex or age group -> records, macro AUC and macro F1."""
     age = np.where(metadata["age"] > 89, 90, metadata["age"])   # 300 stands for above 89
-    groups = {"male": metadata["sex"] == 0, "female": metadata["sex"] == 1, "under 40": age < 40, "40 to 59": (age >= 40) & (age < 60),
-              "60 to 79": (age >= 60) & (age < 80), "80 and over": age >= 80}
+    groups = {"male": metadata["sex"] == 0, "female": metadata["sex"] == 1, "under 40": age < 40,
+              "40 to 59": (age >= 40) & (age < 60), "60 to 79": (age >= 60) & (age < 80), "80 and over": age >= 80}
     found = {}
     for name, rows in groups.items():
         if rows.any():
@@ -366,7 +371,7 @@ def by_lead(checkpoint, attribution):
 
 
 def choose_rows(wanted, predicted, probability, number):
-    """(n, k) truth, predictions, probabilities -> dict of class index -> up to `number` correct rows, around the median confidence.
+    """(n, k) truth, predictions, probabilities -> dict of class index -> up to `number` correct rows around median confidence.
 
     Rows of that class alone come first. Without a correct one it is the most confident one; a class without rows is left out.
     """
@@ -422,7 +427,8 @@ def deletion_test(net, checkpoint, inputs, chosen, attribution, moved):
         order = torch.from_numpy(np.argsort(-weight, axis=1).copy())
         curve = []
         for share in DELETED:
-            mask = torch.zeros(len(rows), signals.shape[2], dtype=torch.bool).scatter(1, order[:, :round(share * signals.shape[2])], True)
+            largest = order[:, :round(share * signals.shape[2])]
+            mask = torch.zeros(len(rows), signals.shape[2], dtype=torch.bool).scatter(1, largest, True)
             x = torch.where(mask[:, None], net.normalise_signals.mean, signals)
             logits = predict(net, x, features, np.arange(len(rows)), checkpoint["crop"])
             curve.append(probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]))[:, k].mean())
@@ -461,13 +467,14 @@ def plot_confusion(matrix, names, title, path):
 
 
 def plot_curves(wanted, predicted, probability, names, title, path):
-    """(n, k) truth, predictions, probabilities -> PNG: ROC and precision-recall curve of each class, circle: operating point."""
+    """(n, k) truth, predictions, probabilities -> PNG: ROC and precision-recall curves by class, circle: operating point."""
     figure = Figure(figsize=(10, 4.6), layout="constrained")
     roc, precision_recall = figure.subplots(1, 2)
     for k, name in enumerate(names):
         if wanted[:, k].all() or not wanted[:, k].any():
             continue
-        figures, style = class_metrics(wanted[:, k], predicted[:, k], probability[:, k]), {"linestyle": LINES[k % 5], "color": SHADES[k % 7]}
+        figures, style = (class_metrics(wanted[:, k], predicted[:, k], probability[:, k]),
+                          {"linestyle": LINES[k % 5], "color": SHADES[k % 7]})
         x, y, _ = roc_curve(wanted[:, k], probability[:, k])
         roc.plot(x, y, **style, linewidth=1.2, label=f"{name}: {figures['auc']:.3f}, {figures['average_precision']:.3f}")
         specificity = np.mean(~predicted[~wanted[:, k], k])
@@ -491,7 +498,8 @@ def plot_calibration(calibration, title, path):
         p, share, n = zip(*calibration[when]["bins"])
         error = calibration[when]["expected_calibration_error"]
         curve.plot(p, share, style + "o", color="black", markerfacecolor=fill, markersize=4, label=f"{when}: error {error:.3f}")
-        counts.bar(np.array(p) + shift, n, width=.035, color="white" if when == "before" else "0.3", edgecolor="black", label=when)
+        counts.bar(np.array(p) + shift, n, width=.035, color="white" if when == "before" else "0.3", edgecolor="black",
+                   label=when)
     curve.plot([0, 1], [0, 1], color="0.7", linewidth=.8)
     curve.set(xlabel="probability", ylabel="share that is true", xlim=(-.01, 1.01), ylim=(-.01, 1.01))
     counts.set(xlabel="probability", ylabel="rows (logarithmic)", yscale="log", xlim=(-.05, 1.05))
@@ -513,8 +521,8 @@ def draw_paper(axis, seconds, low, high):
 def draw_trace(axis, seconds, voltage, weight):
     """(t,) s, (t,) mV, (t,) 0 to 1 -> the trace, with the weight as a band behind it."""
     points, seen = np.column_stack([seconds, voltage]), weight[:-1] > .02
-    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1)[seen], array=weight[:-1][seen], cmap="YlGnBu", linewidths=6,
-                          capstyle="round", clim=(0, 1), zorder=1)
+    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1)[seen], array=weight[:-1][seen], cmap="YlGnBu",
+                          linewidths=6, capstyle="round", clim=(0, 1), zorder=1)
     axis.add_collection(band)
     axis.plot(seconds, voltage, color="black", linewidth=.8, zorder=2)
     return band
@@ -540,7 +548,8 @@ def draw_record(axis, voltage, names, rate, weight=None, rows=3):
     weight, seconds = np.zeros(voltage.shape) if weight is None else weight, np.arange(voltage.shape[1]) / rate
     if len(names) == 12 and rows == 3:
         order = [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
-        places = [(lead, -3 * row, 2.5 * column, 2.5 * column + 2.5) for row, leads in enumerate(order) for column, lead in enumerate(leads)]
+        places = [(lead, -3 * row, 2.5 * column, 2.5 * column + 2.5)
+                  for row, leads in enumerate(order) for column, lead in enumerate(leads)]
         places.append((1, -9, 0, 10))
     else:
         places = [(lead, -3 * lead, 0, 10) for lead in range(len(names))]
@@ -563,7 +572,7 @@ def first_lead(checkpoint):
 
 
 def plot_explanation(checkpoint, signals, examples, weights, captions, title, path):
-    """(n, leads, samples) mV of all leads, dict of class -> row, its (leads, segment) attribution, captions -> PNG on ECG paper."""
+    """(n, leads, samples) mV of all leads, dicts of class -> row, (leads, segment) attribution, caption -> PNG on ECG paper."""
     rate, beats = checkpoint["sampling_rate"], checkpoint["dataset"] != "ptbxl"
     shape = (1, len(examples)) if beats else (len(examples), 1)
     figure = Figure(figsize=(2.7 * len(examples), 4.1) if beats else (11, 6.1 * len(examples)), layout="constrained")
@@ -576,7 +585,8 @@ def plot_explanation(checkpoint, signals, examples, weights, captions, title, pa
             every[[checkpoint["dataset_leads"].index(lead) for lead in checkpoint["inputs"]["leads"]]] = size
             band = draw_record(axis, np.array(signals[row]), checkpoint["dataset_leads"], rate, every)
         axis.set_title(captions[k], fontsize=7 if beats else 9)
-    figure.colorbar(band, ax=figure.axes, label="attribution (largest: 1)", shrink=.6, fraction=.03, location="bottom" if beats else "right")
+    figure.colorbar(band, ax=figure.axes, label="attribution (largest: 1)", shrink=.6, fraction=.03,
+                    location="bottom" if beats else "right")
     save(figure, title, path)
 
 
@@ -599,7 +609,8 @@ def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
             seconds = (np.arange(signals.shape[2]) - signals.shape[2] // 2) / rate
             for method, style in zip(METHODS, LINES):
                 mean = explained[method][k].mean(axis=(0, 1))
-                axes[1].plot(seconds, mean / max(mean.max(), 1e-12), linestyle=style, color="black", linewidth=1, label=method.replace("_", " "))
+                axes[1].plot(seconds, mean / max(mean.max(), 1e-12), linestyle=style, color="black", linewidth=1,
+                             label=method.replace("_", " "))
             axes[1].set_xlabel("time from the R peak (s)", fontsize=7)
             axes[1].tick_params(labelsize=6)
         grid[1, 0].set_ylabel("mean attribution (largest: 1)", fontsize=7)
@@ -614,7 +625,8 @@ def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
     axis = right.subplots()
     for (method, (curve, moved)), style in zip(curves.items(), LINES):
         axis.plot(DELETED, curve, linestyle=style, color="black", marker="o", markersize=3, label=method.replace("_", " "))
-        axis.plot(DELETED, moved, linestyle=style, color="0.6", marker="o", markersize=3, label=f"{method.replace('_', ' ')}, moved")
+        axis.plot(DELETED, moved, linestyle=style, color="0.6", marker="o", markersize=3,
+                  label=f"{method.replace('_', ' ')}, moved")
     axis.set(xlabel="share of the time deleted", ylabel="mean probability of the class", ylim=(0, 1))
     axis.set_title("deletion test: black below grey is better", fontsize=8)
     axis.legend(frameon=False, fontsize=6)
@@ -622,7 +634,7 @@ def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
 
 
 def plot_mistakes(checkpoint, signals, rows, captions, title, path):
-    """The most confident mistakes, with captions -> PNG: beats side by side, or lead II (or the model's first one) of records."""
+    """The most confident mistakes, with captions -> PNG: beats side by side, or lead II (or the model's first) of records."""
     rate, beats = checkpoint["sampling_rate"], checkpoint["dataset"] != "ptbxl"
     if beats:
         figure = Figure(figsize=(11, 2.9 * -(-max(1, len(rows)) // 4)), layout="constrained")
@@ -665,7 +677,7 @@ def warnings_of(checkpoint):
 
 
 def print_metrics(metrics):
-    """Prints the figures by class, then those over all classes, with 95% intervals where there are any; then calibration, EC57, groups."""
+    """Prints the figures by class, then over all classes, with 95% intervals if any; then calibration, EC57, groups."""
     columns = ["support", "sensitivity", "positive_predictivity", "f1", "auc", "average_precision"]
     rows, intervals = dict(metrics["classes"]), metrics.get("intervals", {})
     if "S_without_record_232" in metrics:
@@ -674,7 +686,8 @@ def print_metrics(metrics):
           + ("   F1, 95% interval" if intervals else ""))
     for name, row in rows.items():
         low, high = intervals.get(f"{name} f1") or (None, None)
-        print(f"{name:<24}" + "".join(f"{show(row[column]):>9}" for column in columns) + (f"   {show(low)} to {show(high)}" if low is not None else ""))
+        print(f"{name:<24}" + "".join(f"{show(row[column]):>9}" for column in columns)
+              + (f"   {show(low)} to {show(high)}" if low is not None else ""))
     print()
     for name, value in metrics.items():
         if value is None or isinstance(value, float):
@@ -684,25 +697,28 @@ def print_metrics(metrics):
     for kind in ("VEB", "SVEB") if "ec57" in metrics else ():
         for how in ("gross", "average"):
             row = metrics["ec57"][how][kind]
-            print(f"{kind + ', ' + how:<24}Se {show(row['sensitivity'])}  +P {show(row['positive_predictivity'])}  FPR {show(row['false_positive_rate'], 4)}")
+            print(f"{kind + ', ' + how:<24}Se {show(row['sensitivity'])}  +P {show(row['positive_predictivity'])}  "
+                  f"FPR {show(row['false_positive_rate'], 4)}")
     for name, row in metrics.get("groups", {}).items():
         print(f"{name:<24}{row['records']:>6,} records  macro AUC {show(row['macro_auc'])}  macro F1 {show(row['macro_f1'])}")
     if "calibration" in metrics:
         before, after = (metrics["calibration"][when]["expected_calibration_error"] for when in ("before", "after"))
-        print(f"calibration error       {before:.3f}, with temperature {metrics['calibration']['temperature']:.2f}: {after:.3f}")
+        print(f"calibration error       {before:.3f}, "
+              f"with temperature {metrics['calibration']['temperature']:.2f}: {after:.3f}")
     for name, row in metrics.get("comparison", {}).get("difference", {}).items():
         if " " not in name:
-            print(f"{name + ' minus ' + metrics['comparison']['model'] + '`s':<32}{with_interval(row['value'], row['interval'])}")
+            print(f"{name + ' minus ' + metrics['comparison']['model'] + '`s':<32}"
+                  f"{with_interval(row['value'], row['interval'])}")
 
 
 def print_interpretation(found):
-    """Prints whether integrated gradients add up, and what the deletion of a fifth of the time does to the probability of the class."""
+    """Prints whether integrated gradients add up, and what deleting a fifth of the time does to the class's probability."""
     if found["completeness_error"] is not None:
         print(f"integrated gradients miss the difference of the logits by {found['completeness_error']:.2%}")
     place = found["deleted"].index(.2)
     for method, curve in found["deletion"].items():
-        print(f"a fifth of the time deleted by {method}: probability {curve['attribution'][0]:.3f} to {curve['attribution'][place]:.3f}; "
-              f"at moved places {curve['moved'][place]:.3f}")
+        print(f"a fifth of the time deleted by {method}: probability {curve['attribution'][0]:.3f} "
+              f"to {curve['attribution'][place]:.3f}; at moved places {curve['moved'][place]:.3f}")
 
 
 # ---- Report page ----
@@ -721,10 +737,12 @@ def with_interval(value, limits):
 
 def report_page(title, report, pictures):
     """Title, the JSON report, dict of heading -> PNG path -> one HTML page without outside files."""
-    intervals, columns = report["intervals"], ["support", "sensitivity", "positive_predictivity", "f1", "auc", "average_precision"]
+    intervals, columns = report["intervals"], ["support", "sensitivity", "positive_predictivity", "f1", "auc",
+                                               "average_precision"]
     parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p><b>{html.escape(warning)}</b></p>" for warning in report["warnings"])]
     overall = [(name, with_interval(value, intervals.get(name))) for name, value in report.items() if isinstance(value, float)]
-    parts += ["<h2>All classes</h2><p>95% intervals from 1,000 resamples of the patients.</p>", html_table(["figure", "value"], overall)]
+    parts += ["<h2>All classes</h2><p>95% intervals from 1,000 resamples of the patients.</p>",
+              html_table(["figure", "value"], overall)]
     parts += ["<h2>By class</h2>", html_table(["class", *columns], [
         (name, *(with_interval(row[column], intervals.get(f"{name} {column}")) for column in columns))
         for name, row in report["classes"].items()])]
@@ -733,19 +751,21 @@ def report_page(title, report, pictures):
         keys = ["sensitivity", "positive_predictivity", "false_positive_rate"]
         parts += ["<h2>Ventricular (VEB) and supraventricular (SVEB) ectopic beats by record</h2>", html_table(
             ["record", "beats", *(f"{kind} {key.replace('_', ' ')}" for kind in ("VEB", "SVEB") for key in keys)],
-            [(name, row.get("beats", ""), *(show(row[kind][key]) for kind in ("VEB", "SVEB") for key in keys)) for name, row in rows.items()])]
+            [(name, row.get("beats", ""), *(show(row[kind][key]) for kind in ("VEB", "SVEB") for key in keys))
+             for name, row in rows.items()])]
     if "groups" in report:
         parts += ["<h2>By sex and age</h2>", html_table(["group", "records", "macro AUC", "macro F1"], [
             (name, row["records"], show(row["macro_auc"]), show(row["macro_f1"])) for name, row in report["groups"].items()])]
     if "comparison" in report:
-        parts += [f"<h2>Difference from {html.escape(report['comparison']['model'])}</h2>", html_table(["figure", "difference"], [
-            (name, with_interval(row["value"], row["interval"])) for name, row in report["comparison"]["difference"].items()])]
+        parts += [f"<h2>Difference from {html.escape(report['comparison']['model'])}</h2>", html_table(
+            ["figure", "difference"], [(name, with_interval(row["value"], row["interval"]))
+                                       for name, row in report["comparison"]["difference"].items()])]
     for heading, path in pictures.items():
         image = base64.b64encode(Path(path).read_bytes()).decode()
         parts.append(f'<h2>{html.escape(heading)}</h2><img alt="{html.escape(heading)}" src="data:image/png;base64,{image}">')
     parts += ["<h2>Protocol</h2>", html_table(["", ""], [(key, value) for key, value in report["protocol"].items()])]
-    style = "body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}table{border-collapse:collapse}" \
-            "td,th{border:1px solid #bbb;padding:3px 8px;text-align:left}th{background:#eee}"
+    style = "body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}" \
+            "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:3px 8px;text-align:left}th{background:#eee}"
     return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
             f"<style>{style}</style></head><body>{''.join(parts)}</body></html>\n")
 
@@ -779,8 +799,9 @@ def membership(checkpoint, targets, probability):
 
 
 def scored_rows(checkpoint, net, data, inputs, side):
-    """Checkpoint, net, dataset, inputs of all its rows, "validation" or "test" -> the side's row numbers, targets, probabilities."""
-    rows = task_rows(data, checkpoint["task"], split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"]))[side]
+    """Checkpoint, net, dataset, inputs of all its rows, "validation" or "test" -> its row numbers, targets, probabilities."""
+    sides = split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
+    rows = task_rows(data, checkpoint["task"], sides)[side]
     if len(rows) == 0:
         raise SystemExit(f"{data.name}_signals.npy has no {side} rows with a class: preprocess the complete dataset"
                          + (', or train with another SPLIT: "all" left none' if checkpoint["split"] == "all" else ""))
@@ -792,7 +813,8 @@ def scored_rows(checkpoint, net, data, inputs, side):
 
 def resampled_figures(checkpoint, patients, targets, probability):
     """Test rows -> their `resampled` figures."""
-    return resampled(patients, statistics_of(*membership(checkpoint, targets, probability), probability, checkpoint["class_names"]))
+    return resampled(patients, statistics_of(*membership(checkpoint, targets, probability), probability,
+                                             checkpoint["class_names"]))
 
 
 def compare_with(model, checkpoint, data, rows, patients, figures):
@@ -801,14 +823,16 @@ def compare_with(model, checkpoint, data, rows, patients, figures):
     check_dataset(other, data)
     other_rows, targets, probability = scored_rows(other, net, data, make_inputs(data, **other["inputs"]), "test")
     if not np.array_equal(other_rows, rows) or other["task"] != checkpoint["task"]:
-        raise SystemExit(f"COMPARE_WITH = {model!r}: that model has another task or other test rows. Train both with the same constants")
+        raise SystemExit(f"COMPARE_WITH = {model!r}: that model has another task or other test rows. "
+                         "Train both with the same constants")
     return {"model": model, "difference": compare(figures, resampled_figures(other, patients, targets, probability))}
 
 
 def predictions_table(checkpoint, metadata, wanted, predicted, probability):
     """Metadata of the test rows, (n, k) truth, predictions, probabilities -> table with one row each."""
     names = np.array(checkpoint["class_names"])
-    fields = [name for name in ("ecg_id", "record", "sample", "symbol", "patient", "fold", "age", "sex") if name in metadata.dtype.names]
+    fields = [name for name in ("ecg_id", "record", "sample", "symbol", "patient", "fold", "age", "sex")
+              if name in metadata.dtype.names]
     columns = {name: metadata[name] for name in fields}
     for title, mask in (("true", wanted), ("predicted", predicted)):
         columns[title] = ["+".join(names[row]) for row in mask]
@@ -820,8 +844,8 @@ def predictions_table(checkpoint, metadata, wanted, predicted, probability):
 def captions_of(checkpoint, metadata, wanted, probability, rows):
     """Row numbers among the test rows -> a caption for each: where it is from, its classes, the most probable one."""
     names = np.array(checkpoint["class_names"])
-    where = [f"ecg_id {m['ecg_id']}" if "ecg_id" in metadata.dtype.names else f"{m['record']}, {m['sample'] / checkpoint['sampling_rate']:.1f} s"
-             for m in metadata[rows]]
+    where = [f"ecg_id {m['ecg_id']}" if "ecg_id" in metadata.dtype.names
+             else f"{m['record']}, {m['sample'] / checkpoint['sampling_rate']:.1f} s" for m in metadata[rows]]
     end = ", " if "ecg_id" in metadata.dtype.names else ",\n"
     return [f"{place}: true {'+'.join(names[wanted[row]]) or 'none'}{end}most probable {names[probability[row].argmax()]} "
             f"({probability[row].max():.2f})" for place, row in zip(where, rows)]
@@ -837,7 +861,8 @@ def draw_all(paths, checkpoint, net, data, inputs, rows, wanted, predicted, prob
     """Makes the six pictures -> dict for the JSON: completeness of the integrated gradients, and the deletion test."""
     names, metadata, signals = checkpoint["class_names"], data.metadata[rows], data.signals[rows]
     confusion, curves, calibration, explanation, averages, mistakes = paths
-    plot_confusion(report["confusion_matrix"], names, title + (", records with one superclass" if checkpoint["task"] == "multilabel" else ""), confusion)
+    plot_confusion(report["confusion_matrix"], names,
+                   title + (", records with one superclass" if checkpoint["task"] == "multilabel" else ""), confusion)
     plot_curves(wanted, predicted, probability, names, f"{title}; circle: operating point", curves)
     plot_calibration(report["calibration"], title, calibration)
 
@@ -853,10 +878,11 @@ def draw_all(paths, checkpoint, net, data, inputs, rows, wanted, predicted, prob
                      f"{title}: {DRAWN_METHOD.replace('_', ' ')}", explanation)
     plot_averages(checkpoint, signals, chosen, explained, tests, f"{title}: {DRAWN_METHOD.replace('_', ' ')}", averages)
     worst = worst_rows(wanted, predicted, probability, 12 if data.kind == "mitbih" else 8)
-    plot_mistakes(checkpoint, signals, worst, captions_of(checkpoint, metadata, wanted, probability, worst), f"{title}: the most confident mistakes",
-                  mistakes)
+    plot_mistakes(checkpoint, signals, worst, captions_of(checkpoint, metadata, wanted, probability, worst),
+                  f"{title}: the most confident mistakes", mistakes)
     return {"methods": METHODS, "completeness_error": gap, "deleted": DELETED,
-            "deletion": {method: {"attribution": found.tolist(), "moved": moved.tolist()} for method, (found, moved) in tests.items()}}
+            "deletion": {method: {"attribution": found.tolist(), "moved": moved.tolist()}
+                         for method, (found, moved) in tests.items()}}
 
 
 def check_constants():
@@ -894,13 +920,17 @@ def main():
     print_metrics(report)
 
     title = ". ".join([f"{DATASET} {MODEL}, {checkpoint['split']} split, test rows", *warnings])
-    outputs = [f"{DATASET}_{MODEL}_{part}" for part in ("confusion.png", "curves.png", "calibration.png", "explanation.png", "averages.png",
-                                                        "mistakes.png", "metrics.json", "predictions.csv", "report.html")]
+    outputs = [f"{DATASET}_{MODEL}_{part}"
+               for part in ("confusion.png", "curves.png", "calibration.png", "explanation.png", "averages.png", "mistakes.png",
+                            "metrics.json", "predictions.csv", "report.html")]
     with new_files(*outputs) as paths:
-        report["interpretation"] = draw_all(paths[:6], checkpoint, net, data, inputs, rows, wanted, predicted, probability, report, title)
+        report["interpretation"] = draw_all(paths[:6], checkpoint, net, data, inputs, rows, wanted, predicted, probability,
+                                            report, title)
         paths[6].write_text(json.dumps(report, indent=1) + "\n")
-        predictions_table(checkpoint, data.metadata[rows], wanted, predicted, probability).to_csv(paths[7], index=False, float_format="%.9g")
-        headings = ["Confusion matrix", "Curves", "Calibration", "What the model looks at", "Averages and deletion test", "Mistakes"]
+        table = predictions_table(checkpoint, data.metadata[rows], wanted, predicted, probability)
+        table.to_csv(paths[7], index=False, float_format="%.9g")
+        headings = ["Confusion matrix", "Curves", "Calibration", "What the model looks at", "Averages and deletion test",
+                    "Mistakes"]
         paths[8].write_text(report_page(title, report, dict(zip(headings, paths))))
     print_interpretation(report["interpretation"])
     print(*warnings, sep="\n")

@@ -27,8 +27,8 @@ from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import (check_choice, constants_of, header_sum, low_pass, new_files, qrs_energy, rhythm_features, rr_window,
-                               sha256_of, versions)
+from preprocess_mitbih import (check_choice, constants_of, header_sum, low_pass, new_files, qrs_energy, rhythm_features,
+                               rr_window, sha256_of, versions)
 
 # data
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -39,8 +39,8 @@ RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median b
 RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
 CONTEXT_SECONDS = None    # s: MIT-BIH: where a beat's normal beat and rhythm come from: None: its whole record, as in a Holter
                           # analysis; 10: the 10 s strip it is in, all that a PTB-XL record offers, for models to be used there
-SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin; its
-                          # score is then the mean of the two ends of that range
+SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin;
+                          # its score is then the mean of the two ends of that range
 LOW_PASS = None           # Hz: None, or a frequency (40) above which nothing reaches the model, as databases differ there
 ADAPTED_CLASSES = {"aami": ["N", "S"], "clinical": ["normal", "supraventricular"]}   # MIT-BIH: classes whose share may
                           # differ from record to record (see `adapt_prior`, which needs no labels); []: none
@@ -111,8 +111,8 @@ def load_array(name, script, digest=None):
         reason = " ".join(str(error).split())[:100]
         raise SystemExit(f"{name} is damaged ({reason}). Make it again with: python {script}") from error
     if digest and sha256_of(name) != digest:
-        raise SystemExit(f"{name} is damaged, or of another run than the header beside it (its SHA-256 is not the one in there). "
-                         f"Make all of them again with: python {script}")
+        raise SystemExit(f"{name} is damaged, or of another run than the header beside it (its SHA-256 is not the one in "
+                         f"there). Make all of them again with: python {script}")
     return array
 
 
@@ -122,7 +122,8 @@ def load_header(dataset):
     header = load_array(f"{dataset}_header.npy", script)
     fields = set(header.dtype.names or ())
     if header.shape != (1,) or not {"own_sum", "made_from"} <= fields or header["own_sum"] != header_sum(header):
-        raise SystemExit(f"{dataset}_header.npy is damaged or of an earlier version. Make all {dataset}_*.npy files again with: python {script}")
+        raise SystemExit(f"{dataset}_header.npy is damaged or of an earlier version. Make all {dataset}_*.npy files again "
+                         f"with: python {script}")
     return header[0], dict(zip(header["parts"][0].tolist(), header["part_sums"][0].tolist())), script
 
 
@@ -133,7 +134,8 @@ def load_dataset(dataset):
     be those that one run of the preprocess script wrote, byte for byte; it is this script that has checked what is in them.
     """
     header, sums, script = load_header(dataset)
-    signals, labels, metadata = (load_array(f"{dataset}_{part}.npy", script, sums[part]) for part in ("signals", "labels", "metadata"))
+    signals, labels, metadata = (load_array(f"{dataset}_{part}.npy", script, sums[part])
+                                 for part in ("signals", "labels", "metadata"))
     return SimpleNamespace(name=dataset, kind="ptbxl" if dataset == "ptbxl" else "mitbih", labels=labels, metadata=metadata,
                            header=header, signals=signals[:, None] if signals.ndim == 2 else signals)
 
@@ -505,7 +507,8 @@ def start_processes(device):
         return device
     device, here = torch.device("cuda" if device.type == "cuda" else "cpu"), dist.get_node_local_rank()   # gloo cannot do mps
     if device.type == "cuda" and here >= torch.cuda.device_count():
-        raise SystemExit(f"process {here} has no GPU: torchrun's --nproc-per-node is above the {torch.cuda.device_count()} GPUs here")
+        raise SystemExit(f"process {here} has no GPU: torchrun's --nproc-per-node is above "
+                         f"the {torch.cuda.device_count()} GPUs here")
     dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
     if device.type == "cuda":
         torch.cuda.set_device(device := torch.device("cuda", here))
@@ -535,8 +538,9 @@ def whole_batch(layer, x):
     """Batch normalisation or dropout of this process's rows, with the statistics or the mask of the whole batch."""
     if not layer.training:
         return type(layer).forward(layer, x)
-    if isinstance(layer, nn.modules.dropout._DropoutNd):
-        return x * own_part(type(layer).forward(layer, x.new_ones(dist.get_world_size() * len(x), *x.shape[1:])))
+    if isinstance(layer, nn.modules.dropout._DropoutNd):   # Dropout2d drops whole maps: one number each will do
+        shape = x.shape[1:] if isinstance(layer, nn.Dropout) else (x.shape[1], 1, 1)
+        return x * own_part(type(layer).forward(layer, x.new_ones(dist.get_world_size() * len(x), *shape)))
     axes, shape, count = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2), dist.get_world_size() * x.numel() // x.shape[1]
     mean, square = Total.apply(torch.stack([x.float().sum(axes), x.float().square().sum(axes)])) / count
     variance = (square - mean.square()).clamp_min(0)
@@ -548,15 +552,16 @@ def whole_batch(layer, x):
 
 
 def share_net(net, batch_size):
-    """The net -> the net as all processes train it together. nn.SyncBatchNorm would do on GPUs alone."""
+    """The net -> the net as all processes train it together. nn.SyncBatchNorm, for GPUs alone, would leave the dropout."""
     if not dist.is_initialized():
         return net
     if batch_size % dist.get_world_size():
-        raise SystemExit(f"batches of {batch_size} rows: expected a multiple of the {dist.get_world_size()} processes (BATCH_SIZE)")
+        raise SystemExit(f"batches of {batch_size} rows: expected a multiple of "
+                         f"the {dist.get_world_size()} processes (BATCH_SIZE)")
     for layer in net.modules():
         if isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
             layer.forward = partial(whole_batch, layer)
-    return nn.parallel.DistributedDataParallel(net, broadcast_buffers=False)
+    return nn.parallel.DistributedDataParallel(net, forward_sync_buffers=False)
 
 
 # ---- A state to go on from ----
@@ -669,7 +674,7 @@ def validation_score(probability, targets, task, names):
 
 
 def add_noise(values, spread, size, rows):
-    """Values, their spread, size in units of it, rows of the whole batch -> values with Gaussian noise, drawn for the whole batch."""
+    """Values, spread, size in units of it, rows of the whole batch -> values with Gaussian noise, drawn for the whole batch."""
     return values + size * spread * own_part(torch.randn(rows, *values.shape[1:], device=values.device)) if size else values
 
 
@@ -786,8 +791,10 @@ def input_settings(data):
     beats = data.kind == "mitbih"
     return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
             "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats,
-            "window": round((CROP_SECONDS["mitbih"] + 2 * SHIFT_SECONDS) * int(data.header["sampling_rate"])) if beats else None,
-            "context": CONTEXT_SECONDS if beats else None, "align": beats and CONTEXT_SECONDS is not None, "low_pass_hz": LOW_PASS}
+            "window": (round((CROP_SECONDS["mitbih"] + 2 * SHIFT_SECONDS) * int(data.header["sampling_rate"]))
+                       if beats else None),
+            "context": CONTEXT_SECONDS if beats else None,
+            "align": beats and CONTEXT_SECONDS is not None, "low_pass_hz": LOW_PASS}
 
 
 def check_settings():
@@ -806,7 +813,8 @@ def check_settings():
             ("LEARNING_RATE", [DATASET, MODEL], lambda x: x > 0, "a number above 0"),
             ("TRAIN_FRACTION", [], lambda x: 0 < x <= 1, "a number above 0, up to 1"),
             ("STATEMENT_WEIGHT", [], lambda x: x >= 0, "0 or a number above it"),
-            ("LEADS", [], lambda x: x == "all" or isinstance(x, list) and 0 < len(x) == len(set(x)), '"all" or a list of names')):
+            ("LEADS", [], lambda x: x == "all" or isinstance(x, list) and 0 < len(x) == len(set(x)),
+             '"all" or a list of names')):
         value = globals()[name]
         try:
             for key in keys:
@@ -826,7 +834,8 @@ def check_sizes(data, sides, crop):
                              f"(TRAIN_FRACTION = {TRAIN_FRACTION})")
     crop_starts(data.signals.shape[2], crop)
     if data.kind == "mitbih" and crop + 2 * SHIFT_SECONDS * int(data.header["sampling_rate"]) > data.signals.shape[2]:
-        raise SystemExit(f"CROP_SECONDS and twice SHIFT_SECONDS are longer than the segments of {data.signals.shape[2]} samples")
+        raise SystemExit("CROP_SECONDS and twice SHIFT_SECONDS are longer than "
+                         f"the segments of {data.signals.shape[2]} samples")
     if not os.access(".", os.W_OK):
         raise SystemExit(f"the folder {os.getcwd()} cannot be written to: run the script in another one")
 
@@ -843,7 +852,7 @@ def make_net(data, tensors, rows, crop):
 
 
 def to_device(tensors, device):
-    """Signals and the other tensors -> the same on the device, but signals that would fill over half of a GPU stay in memory."""
+    """Signals, other tensors -> the same on the device, but signals that would fill over half of a GPU stay in memory."""
     fits = device.type != "cuda" or tensors[0].nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
     return [tensors[0].to(device) if fits else tensors[0], *(tensor.to(device) for tensor in tensors[1:])]
 

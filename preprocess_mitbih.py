@@ -95,8 +95,9 @@ def check_choice(name, value, expected):
 def check_folder(folder, source):
     """Stops the run when the data folder is missing, and says where the data comes from."""
     if not Path(folder).is_dir():
-        raise SystemExit(f"DATA_DIR = {folder!r}: no such folder in {Path.cwd()}. Download the database from {source} "
-                         "and unpack it there (DOWNLOAD = True does so), or see the pipeline run on simulated data: python tests/demo.py")
+        raise SystemExit(f"DATA_DIR = {folder!r}: no such folder in {Path.cwd()}. Download the database from {source} and "
+                         "unpack it there (DOWNLOAD = True does so), or see the pipeline run on simulated data: "
+                         "python tests/demo.py")
 
 
 @contextmanager
@@ -296,7 +297,7 @@ def fetch_file(session, url, path, is_right, stop, received, tries=8):
 
 
 def fetch_all(session, url, folder, sums, connections):
-    """Fetches the files {name: SHA-256} below url into the folder, with a progress bar -> sentences about those not to be had."""
+    """Fetches the files {name: SHA-256} below url into the folder, with a progress bar -> sentences on those not to be had."""
     bad, size, began, stop, lock = [], 0, time.monotonic(), threading.Event(), threading.Lock()
     with (tqdm(total=len(sums), desc="files", unit="file", disable=None, miniters=0) as bar,
           ThreadPoolExecutor(connections) as pool):
@@ -309,7 +310,8 @@ def fetch_all(session, url, folder, sums, connections):
                 bar.update(files)
 
         try:
-            jobs = {pool.submit(fetch_file, session, url + quote(name), folder / name, partial(has_sum, digest), stop, received): name
+            jobs = {pool.submit(fetch_file, session, url + quote(name), folder / name, partial(has_sum, digest), stop,
+                                received): name
                     for name, digest in sums.items()}
             for job in as_completed(jobs):
                 try:
@@ -342,7 +344,8 @@ def fetch_database(folder, url, part, pattern, wanted, connections):
     """
     folder, list_url = Path(folder), f"{url}SHA256SUMS.txt"
     marker = folder / f"{part}.unfinished"
-    by_hand = f"put files fetched by hand into {folder.resolve()}" + (f" and delete {marker.name} there" if marker.exists() else "")
+    by_hand = (f"put files fetched by hand into {folder.resolve()}"
+               + (f" and delete {marker.name} there" if marker.exists() else ""))
     if not marker.exists() and any(folder.glob(pattern)):
         return
     with requests.Session() as session, tempfile.TemporaryDirectory() as temporary:
@@ -368,11 +371,11 @@ def fetch_database(folder, url, part, pattern, wanted, connections):
             marker.unlink()
         except requests.ConnectionError as error:
             where, reason = error.args
-            raise SystemExit(f"cannot fetch {where} ({reason}). Run the script again to go on, {by_hand}, or see the pipeline run on "
-                             "simulated data: python tests/demo.py") from error
+            raise SystemExit(f"cannot fetch {where} ({reason}). Run the script again to go on, {by_hand}, or see the pipeline "
+                             "run on simulated data: python tests/demo.py") from error
         except ValueError as error:
-            raise SystemExit(f"cannot fetch {list_url} ({error}). Check BASE_URL, {by_hand}, or see the pipeline run on simulated data: "
-                             "python tests/demo.py") from error
+            raise SystemExit(f"cannot fetch {list_url} ({error}). Check BASE_URL, {by_hand}, or see the pipeline run on "
+                             "simulated data: python tests/demo.py") from error
         except OSError as error:
             raise SystemExit(f"cannot write into {folder.resolve()} ({error.strerror}). Run the script again to go on: what is "
                              "there already is kept") from error
@@ -387,9 +390,10 @@ def record_names(source, records):
     if isinstance(records, str) and records != "all":
         raise SystemExit(f'RECORDS = {records!r}: expected "all" or a list of names')
     try:
-        names = source.read("RECORDS").decode(errors="replace").split() if records == "all" else [str(name) for name in records]
+        names = list(map(str, records)) if records != "all" else source.read("RECORDS").decode(errors="replace").split()
     except ValueError as error:
-        raise SystemExit(f"{error}. It lists the records, one name a line: fetch it, or name the records in the constant RECORDS") from error
+        raise SystemExit(f"{error}. It lists the records, one name a line: fetch it, or name the records in the constant "
+                         "RECORDS") from error
     if not names or len(set(names)) < len(names):
         raise SystemExit(f"RECORDS names {len(names)} records, {len(set(names))} different ones: "
                          "expected each record once, and at least one")
@@ -423,6 +427,7 @@ def read_wfdb(path):
         raise ValueError("the samples do not add up to the checksums in the header: the .dat file is cut or damaged")
     if set(record.units) != {"mV"}:
         raise ValueError(f"units {', '.join(record.units)}: expected mV")
+    record.sig_name = [str(name) for name in record.sig_name]   # None where the header gives a lead no name
     return record, signals
 
 
@@ -442,13 +447,13 @@ def read_record(folder, name, leads, lead_absent, sampling_rate):
     record, signals = read_wfdb(Path(folder) / name)
     absent = [lead for lead in leads if lead not in record.sig_name]
     if len(name) > 16 or len(" ".join(leads)) > 64:
-        raise ValueError("its name has more than 16 letters, or those of LEADS have more than 64: the metadata have no room for them")
-    if absent and (lead_absent == "skip" or len(record.sig_name) < len(leads)):
-        raise LeadAbsent(f"has no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
+        raise ValueError("the metadata have no room for a name of more than 16 letters, or for LEADS of more than 64")
     if NAME == "mitbih":
         check_form(record, fs=360, adc_gain=200, baseline=1024)
         if not set(record.sig_name) <= {"MLII", "V1", "V2", "V3", "V4", "V5", "V6"}:
-            raise ValueError(f"its header names the leads {', '.join(record.sig_name)}, of which MIT-BIH does not have all: it is damaged")
+            raise ValueError(f"its header names the leads {', '.join(record.sig_name)}, which are not all of this database")
+    if absent and (lead_absent == "skip" or len(record.sig_name) < len(leads)):
+        raise LeadAbsent(f"has no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
     columns = range(len(leads)) if absent else [record.sig_name.index(lead) for lead in leads]
     found = [record.sig_name[column] for column in columns]
     signals = signals[:, columns].T
@@ -467,7 +472,8 @@ def read_annotations(path, samples):
     if not Path(f"{path}.atr").is_file():
         raise ValueError(f"{path}.atr is missing")
     content = Path(f"{path}.atr").read_bytes()
-    known = re.findall(rb"## (?:annotation type|end of) definitions", content) + re.findall(rb"## time resolution: \d", content)[:1]
+    known = (re.findall(rb"## (?:annotation type|end of) definitions", content)
+             + re.findall(rb"## time resolution: \d", content)[:1])
     if not content.endswith(b"\0\0") or content.count(b"## ") > len(known):   # wfdb 4.3 never returns from another note
         raise ValueError("the annotation file has no end mark, or a note that says nothing: it is cut or damaged")
     try:
@@ -662,7 +668,8 @@ def main():
 
     with new_files(*outputs) as (signals_path, labels_path, metadata_path, records_path, header_path):
         several = [len(LEADS)] if len(LEADS) > 1 else []
-        signals_file, records_file = RowWriter(signals_path, [*several, SEGMENT], "<f4"), RowWriter(records_path, several, "<f4")
+        signals_file, records_file = (RowWriter(signals_path, [*several, SEGMENT], "<f4"),
+                                      RowWriter(records_path, several, "<f4"))
         beats, kept, left_out, used, simulated = read_all(names, source, signals_file, records_file)
         signals_file.close()
         records_file.close()

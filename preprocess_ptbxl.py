@@ -22,8 +22,8 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from preprocess_mitbih import (RowWriter, Source, check_choice, check_folder, check_form, constants_of, fetch_database, new_files,
-                               read_wfdb, save_array, save_header)
+from preprocess_mitbih import (RowWriter, Source, check_choice, check_folder, check_form, constants_of, fetch_database,
+                               new_files, read_wfdb, save_array, save_header)
 
 # data
 DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"   # 1.0.1 and 1.0.2 work as well
@@ -50,7 +50,8 @@ def read_table(path, columns, index):
     try:
         table = pd.read_csv(path, index_col=index)
     except FileNotFoundError:
-        raise SystemExit(f"{path} is missing: it is part of PTB-XL. Fetch it from https://physionet.org/content/ptb-xl/") from None
+        raise SystemExit(f"{path} is missing: it is part of PTB-XL. Fetch it from "
+                         "https://physionet.org/content/ptb-xl/") from None
     except (ValueError, OSError) as error:   # pandas' parser errors are ValueErrors
         raise SystemExit(f"{path} cannot be read as a CSV file ({error}). Fetch it again") from error
     absent = sorted(set(columns) - set(table.columns))

@@ -30,7 +30,8 @@ def compare(found, wanted, rate, wanted_rate):
     hits = missed = false = 0
     for peaks, truth in zip(found, wanted):
         near = np.abs(peaks[:, None] / rate - truth / wanted_rate) < .1 if len(peaks) else np.zeros((0, len(truth)), bool)
-        hits, missed, false = hits + near.any(axis=0).sum(), missed + (~near.any(axis=0)).sum(), false + (~near.any(axis=1)).sum()
+        detected = near.any(axis=0)
+        hits, missed, false = hits + detected.sum(), missed + (~detected).sum(), false + (~near.any(axis=1)).sum()
     return hits / (hits + missed), hits / (hits + false)
 
 
@@ -40,8 +41,9 @@ def main():
     strips = cross.mitbih_strips(data, parts["train"] + parts["validation"])
     print(f"{len(strips.beats):,} strips of 10 s, {sum(map(len, strips.beats)):,} annotated beats\n")
     print(f"{'detector':<22}{'strips':>8}{'Se':>8}{'+P':>8}{'ms a strip':>12}")
-    for name, detector, rate, step in (("find_beats, 100 Hz", cross.find_beats, 100, 1), ("find_beats, 360 Hz", cross.find_beats, 360, 1),
-                                       ("find_beats, 360 Hz", cross.find_beats, 360, XQRS_EVERY), ("XQRS, 360 Hz", xqrs, 360, XQRS_EVERY)):
+    for name, detector, rate, step in (
+            ("find_beats, 100 Hz", cross.find_beats, 100, 1), ("find_beats, 360 Hz", cross.find_beats, 360, 1),
+            ("find_beats, 360 Hz", cross.find_beats, 360, XQRS_EVERY), ("XQRS, 360 Hz", xqrs, 360, XQRS_EVERY)):
         signals = cross.resample(strips.signals[::step], strips.rate, rate)
         began = time.perf_counter()
         found = detector(signals, rate)

@@ -40,14 +40,16 @@ def write_arrays(records):
     likelihoods = np.where(np.arange(5) == chance.integers(5, size=(records, 1)), 100, -1)
     metadata = np.zeros(records, [("ecg_id", "<i4"), ("patient", "U8"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
                                   ("superclasses", "i1", (5,)), ("statements", "i1", (71,))])
-    metadata["ecg_id"], metadata["fold"], metadata["superclasses"] = np.arange(records), np.arange(records) % 10 + 1, likelihoods >= 0
+    metadata["ecg_id"], metadata["fold"], metadata["superclasses"] = (np.arange(records), np.arange(records) % 10 + 1,
+                                                                      likelihoods >= 0)
     metadata["patient"], metadata["statements"] = np.arange(records).astype(str), -1
     np.save("ptbxl_metadata.npy", metadata)
     np.save("ptbxl_labels.npy", likelihoods.argmax(axis=1))
     preprocess_mitbih.save_header(
         "ptbxl_header.npy", {part: f"ptbxl_{part}.npy" for part in ("signals", "labels", "metadata")}, dataset="ptbxl",
         class_map="superclasses", class_names=preprocess_ptbxl.SUPERCLASSES, leads=preprocess_ptbxl.LEADS, sampling_rate=500,
-        simulated=True, statement_names=[f"S{i}" for i in range(71)], made_from=json.dumps({"files": 0, "bytes": 0, "sha256": "", "constants": {}}))
+        simulated=True, statement_names=[f"S{i}" for i in range(71)],
+        made_from=json.dumps({"files": 0, "bytes": 0, "sha256": "", "constants": {}}))
 
 
 def memory():
@@ -78,13 +80,15 @@ def train(in_memory):
 
 
 def limited(gigabytes):
-    """-> a function for the child that puts it into a control group with so much memory, or None where that is not allowed."""
+    """-> a new control group with so much memory for processes and pages of files, or None where that is not allowed."""
     for root, limit in (("/sys/fs/cgroup", "memory.max"), ("/sys/fs/cgroup/memory", "memory.limit_in_bytes")):
         group = Path(root, "ecg_benchmark_memory")
         try:
-            group.mkdir(exist_ok=True)
-            (group / limit).write_text(str(int(gigabytes * 1e9)))
-            return lambda: (group / "cgroup.procs").write_text(str(os.getpid()))
+            group.mkdir()
+            if (group / limit).exists():   # the kernel has made it
+                (group / limit).write_text(str(int(gigabytes * 1e9)))
+                return group
+            group.rmdir()
         except OSError:
             continue
     return None
@@ -104,18 +108,23 @@ def main():
         os.chdir(folder)
         write_arrays(records)
         print(f"{size:.1f} GB of signals, {EPOCHS} epochs; GB of memory", flush=True)
-        for name, mode, start in (("map", "map", None), ("map, half of it fits", "map", limited(size / 2)), ("in memory", "memory", None)):
-            if "half" in name and start is None:
+        for name, mode in (("map", "map"), ("map, half of it fits", "map"), ("in memory", "memory")):
+            group = limited(size / 2) if "half" in name else None
+            if "half" in name and group is None:
                 print(f"{name}: no control groups here")
                 continue
             forget_pages("ptbxl_signals.npy")
-            done = subprocess.run([sys.executable, here, mode], capture_output=True, text=True, preexec_fn=start)
+            join = group and (lambda: (group / "cgroup.procs").write_text(str(os.getpid())))   # in the child
+            done = subprocess.run([sys.executable, here, mode], capture_output=True, text=True, preexec_fn=join)
+            if group:
+                group.rmdir()
             if done.returncode:
                 print(f"{name}: failed with {done.returncode} {done.stderr.strip()[-200:]}")
                 continue
             found = json.loads(done.stdout.splitlines()[-1])
-            print(f"{name:<22}{found['seconds']:>6.0f} s   anonymous {found['anonymous']:.2f} (first half {found['first half']:.2f}, second "
-                  f"half {found['second half']:.2f})   mapped {found['mapped']:.2f}", flush=True)
+            print(f"{name:<22}{found['seconds']:>6.0f} s   anonymous {found['anonymous']:.2f} "
+                  f"(first half {found['first half']:.2f}, second half {found['second half']:.2f})   "
+                  f"mapped {found['mapped']:.2f}", flush=True)
         os.chdir(start_folder)
 
 

@@ -47,7 +47,8 @@ def print_summary(seconds):
     for name, value in seconds.items():
         print(f"{name:<34}{value:>8.1f} s")
     print(f"{'all':<34}{sum(seconds.values()):>8.1f} s\n")
-    print(f"{'mitbih cnn, test records':<34}{'accuracy':>9}{metrics['accuracy']:>8.3f}   mean F1 of N, S, V {metrics['mean_f1_nsv']:.3f}")
+    print(f"{'mitbih cnn, test records':<34}{'accuracy':>9}{metrics['accuracy']:>8.3f}   "
+          f"mean F1 of N, S, V {metrics['mean_f1_nsv']:.3f}")
     print(f"{'normal or abnormal, in-domain':<34}{'AUC':>9}{cross['in_domain']['auc']['value']:>8.3f}")
     print(f"{'the same on the other dataset':<34}{'AUC':>9}{cross['cross_domain']['auc']['value']:>8.3f}")
     print("\nPictures:", *sorted(map(str, FOLDER.glob("*.png"))), sep="\n  ")

@@ -34,7 +34,7 @@ SECONDS = 10   # for a case
 
 
 def damaged(content, chance):
-    """Bytes -> the same with a bit flipped, some bytes replaced, a part removed or repeated, the end cut, or nothing like it."""
+    """Bytes -> the same with a bit flipped, bytes replaced, a part removed or repeated, the end cut, or nothing like it."""
     content, place = bytearray(content), chance.randrange(len(content))
     match chance.randrange(7):
         case 0 | 1:
@@ -140,7 +140,8 @@ def state_reader():
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1, total_steps=2)
     configuration = {**model_training.made_with(model_training.load_dataset("mitbih")), "device": "cpu"}
-    history, best = model_training.load_state("mitbih_mlp_state.pth", configuration, net, optimiser, schedule, torch.device("cpu"))
+    history, best = model_training.load_state("mitbih_mlp_state.pth", configuration, net, optimiser, schedule,
+                                              torch.device("cpu"))
     return [history, best, dict(net.state_dict()), optimiser.state_dict(), schedule.state_dict(), torch.get_rng_state()]
 
 
@@ -160,7 +161,8 @@ def main():
     cases = int(sys.argv[1]) if len(sys.argv) > 1 else 1000
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGALRM, too_slow)
-    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))   # a size read from a damaged file must not fill the memory
+    # A size read from a damaged file must not fill the memory.
+    resource.setrlimit(resource.RLIMIT_AS, (8 << 30, resource.RLIM_INFINITY))
     here = os.getcwd()
     with tempfile.TemporaryDirectory() as folder:
         os.chdir(folder)
@@ -172,7 +174,8 @@ def main():
                 write_sums("mitdb")
                 write_sums("ptbxl")
             for path, read in ((Path("mitdb/101.hea"), mitbih_reader("101")), (Path("mitdb/101.dat"), mitbih_reader("101")),
-                               (Path("mitdb/101.atr"), mitbih_reader("101")), (Path("ptbxl", record + ".hea"), ptbxl_reader(record)),
+                               (Path("mitdb/101.atr"), mitbih_reader("101")),
+                               (Path("ptbxl", record + ".hea"), ptbxl_reader(record)),
                                (Path("ptbxl", record + ".dat"), ptbxl_reader(record))):
                 what = f"{path.name}, {path.parts[0]}, {'with' if sums else 'no'} SHA256SUMS.txt"
                 found = fuzz(what, path, read, cases,
@@ -185,8 +188,8 @@ def main():
         os.chdir(here)
     undetected = without.pop("ANOTHER RESULT", 0)
     wrong = {what: number for what, number in (total + without).items() if what not in ("error", "same result")}
-    print(f"{sum(total.values())} cases; {sum(without.values()) + undetected} without SHA256SUMS.txt, of which {undetected} gave "
-          f"another result; failures: {wrong or 'none'}")
+    print(f"{sum(total.values())} cases; {sum(without.values()) + undetected} without SHA256SUMS.txt, of which {undetected} "
+          f"gave another result; failures: {wrong or 'none'}")
     raise SystemExit(1 if wrong else 0)
 
 

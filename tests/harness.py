@@ -19,7 +19,7 @@ def command(script, **constants):
     """Name of a script and constants -> the command that runs it with them, as if they had been edited."""
     lines = [f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script} as stage",
              *(f"stage.{name} = {value!r}" for name, value in constants.items()), "stage.main()"]
-    return [sys.executable, "-c", "\n".join(lines)]
+    return [sys.executable, "-u", "-c", "\n".join(lines)]
 
 
 def write_sums(folder):
@@ -59,7 +59,8 @@ class Handler(BaseHTTPRequestHandler):
         fault = server.next_fault(name)
         path = server.folder / name
         if isinstance(fault, int) or not path.is_file():
-            return self.answer(fault if isinstance(fault, int) else 404, b"", {"Retry-After": "0"} if fault in (429, 503) else {})
+            return self.answer(fault if isinstance(fault, int) else 404, b"",
+                               {"Retry-After": "0"} if fault in (429, 503) else {})
         if fault == "in an hour":
             return self.answer(429, b"", {"Retry-After": "3600"})
         if fault == "close":
@@ -101,8 +102,8 @@ class Handler(BaseHTTPRequestHandler):
 class Server(ThreadingHTTPServer):
     """A server of a folder on the loopback address; use it in a `with` block.
 
-    faults: dict of file name -> list of faults for its first requests; random_faults: those that any request may meet; victim: a
-    process that is killed when kill_after bytes have been sent.
+    faults: dict of file name -> list of faults for its first requests; random_faults: those that any request may meet; victim:
+    a process that is killed when kill_after bytes have been sent.
     """
     daemon_threads = True
 

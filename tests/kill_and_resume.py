@@ -23,7 +23,8 @@ KILLS = 10
 
 def equal(one, two):
     """Whether two checkpoints have the same weights and history, bit for bit."""
-    return one["history"] == two["history"] and all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"])
+    return (one["history"] == two["history"]
+            and all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"]))
 
 
 def train_with_kills(folder, path, chance, constants):
@@ -36,7 +37,7 @@ def train_with_kills(folder, path, chance, constants):
         process = subprocess.Popen(command("model_training", **constants, RESUME=True), cwd=folder, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         try:
-            out, message = process.communicate(timeout=chance.uniform(.3, .7) * seconds if attempt < KILLS else None)
+            out, message = process.communicate(timeout=chance.uniform(.5, .95) * seconds if attempt < KILLS else None)
         except subprocess.TimeoutExpired:
             process.kill()
             out, message = process.communicate()

@@ -137,8 +137,8 @@ def cost(runs):
 
 def mitbih_table(pattern):
     """MIT-BIH runs -> lines of a markdown table."""
-    titles = ["model", "seeds", "mean F1 of N, S, V", "accuracy", "macro F1", "S F1", "S Se", "S +P", "S F1 without 232", "V F1",
-              "V Se", "V +P", "F F1", "parameters", "training", "memory"]
+    titles = ["model", "seeds", "mean F1 of N, S, V", "accuracy", "macro F1", "S F1", "S Se", "S +P", "S F1 without 232",
+              "V F1", "V Se", "V +P", "F F1", "parameters", "training", "memory"]
     lines = ["| " + " | ".join(titles) + " |", "|" + "---|" * len(titles)]
     for model in MODELS:
         runs = finished(pattern.format(model=model))
@@ -146,8 +146,9 @@ def mitbih_table(pattern):
             continue
         s, v, f = ([run["classes"][name] for run in runs] for name in "SVF")
         rest = [run["S_without_record_232"] for run in runs]
-        of = [(runs, "mean_f1_nsv"), (runs, "accuracy"), (runs, "macro_f1"), (s, "f1"), (s, "sensitivity"), (s, "positive_predictivity"),
-              (rest, "f1"), (v, "f1"), (v, "sensitivity"), (v, "positive_predictivity"), (f, "f1")]
+        of = [(runs, "mean_f1_nsv"), (runs, "accuracy"), (runs, "macro_f1"), (s, "f1"), (s, "sensitivity"),
+              (s, "positive_predictivity"), (rest, "f1"), (v, "f1"), (v, "sensitivity"), (v, "positive_predictivity"),
+              (f, "f1")]
         lines.append(f"| {model} | {len(runs)} | " + " | ".join(spread([row[key] for row in rows]) for rows, key in of)
                      + f" | {cost(runs)}")
     return lines
@@ -235,7 +236,8 @@ def main():
         "MIT-BIH, random split (leaky)": mitbih_table("mitbih_random_{model}_*"),
         "PTB-XL, multilabel": [*ptbxl_table("ptbxl_{model}_[0-9]*"),
                                *ensemble_line("cnn + lstm, seed 0", ["ptbxl_cnn_0", "ptbxl_lstm_0"]),
-                               *ensemble_line("cnn + lstm, all seeds", ["ptbxl_cnn_[0-9]*", "ptbxl_lstm_[0-9]*"]), *resnet_line()],
+                               *ensemble_line("cnn + lstm, all seeds", ["ptbxl_cnn_[0-9]*", "ptbxl_lstm_[0-9]*"]),
+                               *resnet_line()],
         "PTB-XL, multiclass (records with one superclass)": ptbxl_table("ptbxl_multiclass_{model}_*"),
         "PTB-XL, cnn, part of the training patients": learning_curve("results/learning_curve.png")}
     text = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())

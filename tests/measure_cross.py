@@ -36,8 +36,9 @@ RUNS = {**{f"mitbih_all_{model}": MITBIH | {"MODEL": model, "SPLIT": "all"} for 
         **{f"mitbih_ds1_{model}": MITBIH | {"MODEL": model} for model in MODELS},
         **{f"ptbxl_{model}": PTBXL | {"MODEL": model} for model in MODELS}}
 SWITCHES = ["RESAMPLE", "BAND_LIMIT", "MATCH_LEADS", "MILLIVOLTS", "ALIGN_BEATS", "RHYTHM", "AGGREGATE"]
-VARIANTS = {"whole target": {"WHOLE_TARGET": True}, **{name: {name: False} for name in SWITCHES}, "adabn": {"ADAPTATION": "adabn"}, "coral": {"ADAPTATION": "coral"},
-            "5 patients": {"FINE_TUNE_PATIENTS": 5}, "15 patients": {"FINE_TUNE_PATIENTS": 15}, "150 patients": {"FINE_TUNE_PATIENTS": 150}}
+VARIANTS = {"whole target": {"WHOLE_TARGET": True}, **{name: {name: False} for name in SWITCHES},
+            "adabn": {"ADAPTATION": "adabn"}, "coral": {"ADAPTATION": "coral"}, "5 patients": {"FINE_TUNE_PATIENTS": 5},
+            "15 patients": {"FINE_TUNE_PATIENTS": 15}, "150 patients": {"FINE_TUNE_PATIENTS": 150}}
 FIGURES = ["auc", "ventricular", "supraventricular", "LBBB", "RBBB", "paced"]
 
 
@@ -66,7 +67,7 @@ def step(name, what):
 
 
 def variants_of(name):
-    """Name of a run -> the variants that mean something for it: the cnns have most, and MIT-BIH has 22 patients to learn from."""
+    """Name of a run -> the variants that mean something for it: the cnns have most, MIT-BIH has 22 patients to learn from."""
     if name == "mitbih_all_cnn":
         return list(VARIANTS)
     absent = ("MATCH_LEADS", "ALIGN_BEATS", "RHYTHM", "150 patients")   # its target has the two leads; it has no beats
@@ -94,7 +95,8 @@ def make_all():
             if not (folder / array.name).exists():
                 (folder / array.name).symlink_to(array.resolve())
         stem = f"{source}_to_{target}_{constants['MODEL']}_cross"
-        steps = {"train": f"{source}_{constants['MODEL']}_model.pth", **{v: f"{v}.json" for v in variants_of(name)}, "cross": f"{stem}.json"}
+        steps = {"train": f"{source}_{constants['MODEL']}_model.pth", **{v: f"{v}.json" for v in variants_of(name)},
+                 "cross": f"{stem}.json"}
         for what, output in steps.items():
             if (folder / output).exists():
                 continue
@@ -118,14 +120,16 @@ def cell(row, digits=3):
     """A figure with its interval -> text."""
     if not row:
         return ""
-    text = f"{row['value']:.{digits}f}" + (f" [{row['interval'][0]:.{digits}f} {row['interval'][1]:.{digits}f}]" if row["interval"] else "")
+    text = f"{row['value']:.{digits}f}" + (
+        f" [{row['interval'][0]:.{digits}f} {row['interval'][1]:.{digits}f}]" if row["interval"] else "")
     return text.replace("0.", ".")
 
 
 def normal_table():
     """The question normal or abnormal, with in-domain figures."""
     names = ["auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "calibration_error"]
-    lines = ["| trained on | model | on | " + " | ".join(name.replace("_", " ") for name in names) + " |", "|" + "---|" * (3 + len(names))]
+    lines = ["| trained on | model | on | " + " | ".join(name.replace("_", " ") for name in names) + " |",
+             "|" + "---|" * (3 + len(names))]
     for name in [*(f"mitbih_ds1_{model}" for model in MODELS), *(f"ptbxl_{model}" for model in MODELS)]:
         for side, text in (("in_domain", "its own test set"), ("cross_domain", "the other database"), ("drop", "drop")):
             lines.append(f"| {name.split('_')[0]} | {name.split('_')[-1]} | {text} | "
@@ -168,7 +172,8 @@ def plot_both(path):
             for side, fill, color in (("in_domain", "white", "0.55"), ("cross_domain", "black", "black")):
                 part = report(f"{source}_{model}")[side]
                 for place, figure_name in enumerate(reversed(FIGURES[:5])):
-                    row, height = part.get(figure_name) if part else None, place + .25 - .25 * number + (.08 if side == "in_domain" else 0)
+                    shift = .08 if side == "in_domain" else 0
+                    row, height = part.get(figure_name) if part else None, place + .25 - .25 * number + shift
                     if row:
                         axis.plot(row["interval"] or [np.nan] * 2, [height] * 2, color=color, linewidth=1)
                         axis.plot(row["value"], height, mark, color=color, markerfacecolor=fill, markersize=5,

@@ -53,7 +53,8 @@ def main():
         (served / "mitdb/1.0.0/mitdbdir/intro page.htm").write_text("MIT-BIH comes whole")
         simulate.write_ptbxl(served / "ptb-xl/1.0.3", records=100)
         simulate.write_ptbxl(served / "ptb-xl/1.0.3", records=100, sampling_rate=500)
-        for name, script, part in (("mitdb/1.0.0", "preprocess_mitbih", ("",)), ("ptb-xl/1.0.3", "preprocess_ptbxl", PTBXL_FILES)):
+        for name, script, part in (("mitdb/1.0.0", "preprocess_mitbih", ("",)),
+                                   ("ptb-xl/1.0.3", "preprocess_ptbxl", PTBXL_FILES)):
             write_sums(served / name)
             (work / script).mkdir(parents=True)
             wanted = {path: content for path, content in contents(served / name).items() if path.startswith(part)}

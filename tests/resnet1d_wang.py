@@ -26,8 +26,8 @@ from torch.nn import functional as F
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from model_evaluation import multilabel_metrics  # noqa: E402
-from model_training import (best_thresholds, conv, crop_starts, load_dataset, mean_and_max, split_parts, split_rows,  # noqa: E402
-                            targets_of, task_rows, validation_score)
+from model_training import (best_thresholds, conv, crop_starts, load_dataset, mean_and_max, split_parts,  # noqa: E402
+                            split_rows, targets_of, task_rows, validation_score)
 from preprocess_mitbih import new_files  # noqa: E402
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, CROP, SEED = 50, 128, 1e-2, 1e-2, 250, 0
@@ -129,9 +129,10 @@ def main():
     validation = validation_score(probability["validation"].numpy(), targets[sides["validation"]].numpy(), "multilabel", names)
     with new_files("results/resnet1d_wang.json") as (path,):
         parameters = sum(values.numel() for values in net.parameters())
-        path.write_text(json.dumps({"epochs": EPOCHS, "training_seconds": EPOCHS * statistics.median(seconds), "parameters": parameters,
-                                    "validation_macro_auc": validation, **metrics}, indent=1) + "\n")
-    print(f"macro AUC {metrics['macro_auc']:.4f}, in validation {validation:.4f}; {sum(seconds):.0f} s. Wrote results/resnet1d_wang.json")
+        path.write_text(json.dumps({"epochs": EPOCHS, "training_seconds": EPOCHS * statistics.median(seconds),
+                                    "parameters": parameters, "validation_macro_auc": validation, **metrics}, indent=1) + "\n")
+    print(f"macro AUC {metrics['macro_auc']:.4f}, in validation {validation:.4f}; {sum(seconds):.0f} s. "
+          "Wrote results/resnet1d_wang.json")
 
 
 if __name__ == "__main__":

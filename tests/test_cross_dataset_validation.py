@@ -20,7 +20,7 @@ STRIP = {"CONTEXT_SECONDS": 10, "SHIFT_SECONDS": .04, "LOW_PASS": 40}
 
 @pytest.fixture
 def run(prepared, monkeypatch):
-    """A function that trains a small model on the source (unless it is there) and validates it on the target -> the JSON report."""
+    """Function that trains a small model on the source (unless it is there), validates it on the target -> the JSON report."""
     monkeypatch.setattr(model_evaluation, "bootstrap", partial(model_evaluation.bootstrap, resamples=200))
 
     def both(source, target, model, cross=(), **constants):
@@ -48,7 +48,8 @@ def test_mitbih_strips_are_normal_if_and_only_if_all_beats_are(prepared):
         for name, symbols in (("ventricular", "VEr"), ("supraventricular", "AaJS"), ("LBBB", "L"), ("paced", "/f")):
             assert strips.conditions[name][0][number] == any(symbol in symbols for symbol in here["symbol"])
         np.testing.assert_array_equal(strips.beats[number] + start, here["sample"])
-        row = np.flatnonzero((data.metadata["record"] == record) & (data.metadata["sample"] == start + strips.beats[number][2]))[0]
+        row = np.flatnonzero((data.metadata["record"] == record)
+                             & (data.metadata["sample"] == start + strips.beats[number][2]))[0]
         peak = strips.beats[number][2]
         np.testing.assert_array_equal(strips.signals[number, 0, peak - 180:peak + 180], data.signals[row, 0])
 
@@ -73,12 +74,14 @@ def test_ptbxl_strips_are_normal_if_norm_is_the_only_superclass(prepared):
 def test_beats_are_found_where_they_were_drawn(prepared):
     data = model_training.load_dataset("mitbih")
     strips = stage.mitbih_strips(data, [str(name) for name in data.header["record_names"]])
-    strips = stage.take(strips, np.flatnonzero(~strips.conditions["ventricular"][0]))   # simulated ones are rounder than real ones
+    # without ventricular beats: simulated ones are rounder than real ones
+    strips = stage.take(strips, np.flatnonzero(~strips.conditions["ventricular"][0]))
     hits = missed = false = 0
     for rate in (360, 100):
         for peaks, truth in zip(stage.find_beats(stage.resample(strips.signals, 360, rate), rate), strips.beats):
             near = np.abs(peaks[:, None] / rate - truth / 360) < .1
-            hits, missed, false = hits + near.any(axis=0).sum(), missed + (~near.any(axis=0)).sum(), false + (~near.any(axis=1)).sum()
+            detected = near.any(axis=0)
+            hits, missed, false = hits + detected.sum(), missed + (~detected).sum(), false + (~near.any(axis=1)).sum()
     assert hits > 2000 and missed < .02 * hits and false < .05 * hits   # metadata lack the beats at the ends of a record
     assert [len(peaks) for peaks in stage.find_beats(np.zeros((2, 1, 1000), np.float32), 100)] == [0, 0]
 
@@ -144,8 +147,8 @@ def test_figures_equal_scikit_learn():
     rng = np.random.default_rng(0)
     abnormal, known = rng.random(500) < .4, rng.random(500) < .9
     score = np.round(abnormal + rng.normal(size=500), 1)   # with ties
-    result = stage.SimpleNamespace(abnormal=abnormal, known=known, score=score, probability=stage.expit(score), threshold=.6, patients=np.arange(500) // 3,
-                                   conditions={"PVC": (abnormal, known, -score)})
+    result = stage.SimpleNamespace(abnormal=abnormal, known=known, score=score, probability=stage.expit(score), threshold=.6,
+                                   patients=np.arange(500) // 3, conditions={"PVC": (abnormal, known, -score)})
     found = {name: values[0] for name, values in stage.resampled(result.patients, stage.statistics_of(result)).items()}
     truth, called = abnormal[known], stage.expit(score[known]) >= .6
     assert [found[k] for k in ("auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "PVC")] == pytest.approx([
@@ -159,7 +162,8 @@ def test_figures_equal_scikit_learn():
 def test_probabilities_of_validation_strips_are_calibrated():
     rng = np.random.default_rng(0)
     score = rng.normal(size=20000)
-    result = stage.SimpleNamespace(score=score, abnormal=rng.random(20000) < stage.expit(2 * score - 1), known=np.ones(20000, bool))
+    result = stage.SimpleNamespace(score=score, abnormal=rng.random(20000) < stage.expit(2 * score - 1),
+                                   known=np.ones(20000, bool))
     slope, intercept, threshold = stage.fit_decision(result)
     assert slope == pytest.approx(2, abs=.1) and intercept == pytest.approx(-1, abs=.1)
     called = stage.expit(slope * score + intercept) >= threshold
@@ -174,8 +178,8 @@ def test_a_strips_score_is_the_mean_or_the_largest_of_its_beats():
 
 
 @pytest.mark.parametrize("source, target, model, constants", [
-    ("mitbih", "ptbxl", "cnn", STRIP), ("mitbih", "ptbxl", "mlp", {}), ("ptbxl", "mitbih", "lstm", {"LEADS": ["II"], "LOW_PASS": 40}),
-    ("ptbxl", "mitbih", "mlp", {"TASK": "multiclass"})])
+    ("mitbih", "ptbxl", "cnn", STRIP), ("mitbih", "ptbxl", "mlp", {}),
+    ("ptbxl", "mitbih", "lstm", {"LEADS": ["II"], "LOW_PASS": 40}), ("ptbxl", "mitbih", "mlp", {"TASK": "multiclass"})])
 def test_both_directions_give_figures_that_the_saved_scores_repeat(run, prepared, capsys, source, target, model, constants):
     report = run(source, target, model, **constants)
     table = pd.read_csv(prepared / f"{source}_to_{target}_{model}_cross.csv")
@@ -183,7 +187,8 @@ def test_both_directions_give_figures_that_the_saved_scores_repeat(run, prepared
         rows = table[(table["side"] == side) & table["abnormal"].notna()]
         assert len(rows) == report[side]["normal_or_abnormal"] > 20
         assert sk.roc_auc_score(rows["abnormal"], rows["score"]) == pytest.approx(report[side]["auc"]["value"])
-        assert sk.f1_score(rows["abnormal"], rows["probability"] >= report["threshold"]) == pytest.approx(report[side]["f1"]["value"])
+        called = rows["probability"] >= report["threshold"]
+        assert sk.f1_score(rows["abnormal"], called) == pytest.approx(report[side]["f1"]["value"])
         low, high = report[side]["auc"]["interval"]
         assert low < report[side]["auc"]["value"] < high
         names = [name for name in stage.CONDITIONS if name in report[side]]
@@ -224,7 +229,8 @@ def test_each_switch_changes_what_the_target_shows_the_model_and_nothing_else(ru
         inside_too, changed = scores(**{name: False})
         assert len(changed) == len(usual) and np.abs(changed - usual).max() > 1e-6 and inside_too == inside, name
         scores(**{name: True})
-    np.testing.assert_allclose(scores(MILLIVOLTS=False)[1], usual, atol=.01)   # beats are in heights of their strip's median beat
+    # beats are in heights of their strip's median beat
+    np.testing.assert_allclose(scores(MILLIVOLTS=False)[1], usual, atol=.01)
 
 
 @pytest.mark.parametrize("source, target", [("mitbih", "ptbxl"), ("ptbxl", "mitbih")])
@@ -308,7 +314,8 @@ def test_a_third_database_of_beats_takes_a_few_constants(run, prepared, monkeypa
     assert "leads by name: ECG1 as MLII" in report["cross_domain"]["adapted"]
     checkpoint, net = stage.load_checkpoint("mitbih", "cnn")
     original = stage.scored_beats(checkpoint, net, model_training.load_dataset("mitbih"), list(names))
-    at = {(names[record], round(sample / 5)): score for record, sample, score in zip(original.records, original.samples, original.score)}
+    at = {(names[record], round(sample / 5)): score
+          for record, sample, score in zip(original.records, original.samples, original.score)}
     pairs = np.array([(at[key], row["score"]) for _, row in rows.iterrows()
                       if (key := (str(row["record"]), round(row["sample"] / 5))) in at])
     assert len(pairs) > .8 * len(rows) and np.corrcoef(pairs.T)[0, 1] > .95

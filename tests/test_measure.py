@@ -16,9 +16,11 @@ import resnet1d_wang
 def small(monkeypatch):
     """Two short runs in place of the long list, in this process in place of another."""
     def runs():
-        return {f"mitbih_mlp_{seed}": {"DATASET": "mitbih", "MODEL": "mlp", "SEED": seed, "EPOCHS": {"mitbih": 1}} for seed in (0, 1)} | {
+        return {f"mitbih_mlp_{seed}": {"DATASET": "mitbih", "MODEL": "mlp", "SEED": seed, "EPOCHS": {"mitbih": 1}}
+                for seed in (0, 1)} | {
             name: {"DATASET": "ptbxl", "MODEL": "mlp", "EPOCHS": {"ptbxl": 1}, **more} for name, more in (
-                ("ptbxl_cnn_fraction0.5", {"MODEL": "cnn", "TRAIN_FRACTION": .5}), ("ptbxl_cnn_0", {"MODEL": "cnn"}), ("ptbxl_lstm_0", {}))}
+                ("ptbxl_cnn_fraction0.5", {"MODEL": "cnn", "TRAIN_FRACTION": .5}), ("ptbxl_cnn_0", {"MODEL": "cnn"}),
+                ("ptbxl_lstm_0", {}))}
     made = []
 
     def here(command, cwd, **_):
@@ -48,19 +50,22 @@ def test_runs_are_made_once_and_the_tables_show_them(prepared, small, quick_pict
     assert row.split(" | ")[2] == measure.spread([first["mean_f1_nsv"], second["mean_f1_nsv"]])
     monkeypatch.setattr(measure.sys, "argv", ["measure.py"])
     measure.main()
-    assert small == ["mitbih_mlp_0", "mitbih_mlp_1", "ptbxl_cnn_fraction0.5", "ptbxl_cnn_0", "ptbxl_lstm_0"]   # those there stay
+    # those there stay
+    assert small == ["mitbih_mlp_0", "mitbih_mlp_1", "ptbxl_cnn_fraction0.5", "ptbxl_cnn_0", "ptbxl_lstm_0"]
     text = (prepared / "results/tables.md").read_text()
     assert "cnn + lstm, seed 0" in text and (prepared / "results/learning_curve.png").stat().st_size > 10_000
     assert "done before" in capsys.readouterr().out
 
 
 def test_spread_is_mean_and_standard_deviation():
-    assert measure.spread([.5, .7, .9]) == ".700 ± .200" and measure.spread([None]) == "n/a" and measure.spread([.25]) == ".250"
+    assert (measure.spread([.5, .7, .9]) == ".700 ± .200" and measure.spread([None]) == "n/a"
+            and measure.spread([.25]) == ".250")
 
 
 def test_the_fractions_are_those_of_the_constants():
     runs = measure.all_runs()
-    assert {name.split("_")[1] for name in runs if name.startswith("mitbih_") and "random" not in name} == {"cnn", "lstm", "mlp"}
+    assert {name.split("_")[1] for name in runs
+            if name.startswith("mitbih_") and "random" not in name} == {"cnn", "lstm", "mlp"}
     for constants in runs.values():
         assert set(constants) <= set(vars(model_training))
 

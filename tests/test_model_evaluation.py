@@ -97,7 +97,8 @@ def test_intervals_are_those_of_a_loop_over_resampled_patients():
     rng = np.random.default_rng(0)
     patients, wanted = rng.integers(0, 30, 400), rng.random(400) < .3
     scores = np.round(wanted + rng.normal(size=400), 1)   # with ties
-    found = stage.bootstrap(patients, lambda weights: {"auc": stage.weighted_auc(wanted, scores, weights)}, resamples=200, seed=3)["auc"]
+    found = stage.bootstrap(patients, lambda weights: {"auc": stage.weighted_auc(wanted, scores, weights)},
+                            resamples=200, seed=3)["auc"]
     drawn = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=200)
     for k in range(200):
         rows = np.concatenate([np.repeat(np.flatnonzero(patients == patient), count) for patient, count in enumerate(drawn[k])])
@@ -115,7 +116,8 @@ def test_an_interval_needs_figures_in_half_of_the_resamples():
 def test_figures_of_the_intervals_are_those_of_the_table():
     labels, probability = example()
     wanted, predicted = labels[:, None] == np.arange(5), probability.argmax(axis=1)[:, None] == np.arange(5)
-    found = {name: float(value[0]) for name, value in stage.statistics_of(wanted, predicted, probability, NAMES)(np.ones((1, 400))).items()}
+    statistics = stage.statistics_of(wanted, predicted, probability, NAMES)
+    found = {name: float(value[0]) for name, value in statistics(np.ones((1, 400))).items()}
     table = stage.multiclass_metrics(labels, probability, NAMES)
     assert {name: found[name] for name in ("accuracy", "macro_f1", "macro_auc")} == pytest.approx({
         name: table[name] for name in ("accuracy", "macro_f1", "macro_auc")})
@@ -141,10 +143,13 @@ def test_ec57_figures_by_hand():
     predicted = np.array([0, 0, 1, 2, 1, 0, 2, 1, 2, 2, 0, 2])
     records = np.array(["a"] * 10 + ["b"] * 2)
     found = stage.ec57_figures(labels, predicted, records, names)
-    assert found["gross"]["VEB"] == pytest.approx({"sensitivity": 2 / 3, "positive_predictivity": 2 / 3, "false_positive_rate": 1 / 7})
-    assert found["gross"]["SVEB"] == pytest.approx({"sensitivity": 1 / 2, "positive_predictivity": 1 / 3, "false_positive_rate": 2 / 10})
+    assert found["gross"]["VEB"] == pytest.approx(
+        {"sensitivity": 2 / 3, "positive_predictivity": 2 / 3, "false_positive_rate": 1 / 7})
+    assert found["gross"]["SVEB"] == pytest.approx(
+        {"sensitivity": 1 / 2, "positive_predictivity": 1 / 3, "false_positive_rate": 2 / 10})
     assert found["records"]["a"]["beats"] == 10 and found["records"]["b"]["SVEB"]["sensitivity"] is None
-    assert found["average"]["VEB"]["sensitivity"] == pytest.approx((1 / 2 + 1) / 2) and found["average"]["SVEB"]["sensitivity"] == .5
+    average = found["average"]
+    assert average["VEB"]["sensitivity"] == pytest.approx((1 / 2 + 1) / 2) and average["SVEB"]["sensitivity"] == .5
 
 
 def test_temperature_undoes_overconfidence():
@@ -172,13 +177,15 @@ def test_chosen_rows_are_correct_ones_around_the_median_confidence():
     assert stage.choose_rows(wanted, predicted, probability, 2)[0].tolist() == [1, 0]
     both = wanted | (np.arange(5) == 1)[:, None]   # row 1 has both classes: rows of one class go first
     assert set(stage.choose_rows(both, predicted, probability, 2)[0]) == {0, 2}
-    assert {k: rows.tolist() for k, rows in stage.choose_rows(wanted[:3, ::-1], predicted[:3], probability[:3], 1).items()} == {1: [2]}
+    found = stage.choose_rows(wanted[:3, ::-1], predicted[:3], probability[:3], 1)
+    assert {k: rows.tolist() for k, rows in found.items()} == {1: [2]}
 
 
 @pytest.fixture
 def small_net():
     torch.manual_seed(0)
-    return model_training.CNN(leads=2, samples=60, features=3, outputs=4, widths=[8, 8], stem_kernel=5, stem_stride=2).double().eval()
+    net = model_training.CNN(leads=2, samples=60, features=3, outputs=4, widths=[8, 8], stem_kernel=5, stem_stride=2)
+    return net.double().eval()
 
 
 def test_the_gradient_equals_finite_differences(small_net):
@@ -188,7 +195,8 @@ def test_the_gradient_equals_finite_differences(small_net):
         step = torch.zeros_like(signals)
         step[:, lead, sample] = 1e-6
         with torch.no_grad():
-            difference = (small_net(signals + step, features) - small_net(signals, features)).gather(1, classes[:, None])[:, 0] / 1e-6
+            change = small_net(signals + step, features) - small_net(signals, features)
+            difference = change.gather(1, classes[:, None])[:, 0] / 1e-6
         torch.testing.assert_close(found[:, lead, sample], difference.abs(), atol=1e-4, rtol=1e-3)
 
 
@@ -211,7 +219,8 @@ def test_grad_cam_is_the_weighted_sum_of_the_maps(small_net):
             moved[place] += step
             gradient[place] = (small_net.classify(moved, features) - small_net.classify(maps, features))[0, 2] / step
     expected = (gradient.mean(dim=2, keepdim=True) * maps).sum(dim=1).relu()
-    torch.testing.assert_close(found[:, 0], torch.nn.functional.interpolate(expected[:, None], size=60, mode="linear")[:, 0], atol=1e-4, rtol=1e-3)
+    stretched = torch.nn.functional.interpolate(expected[:, None], size=60, mode="linear")[:, 0]
+    torch.testing.assert_close(found[:, 0], stretched, atol=1e-4, rtol=1e-3)
     torch.testing.assert_close(found[:, 0], found[:, 1])
 
 
@@ -238,7 +247,8 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one(monkeypatch
     net.register_parameter("device", torch.nn.Parameter(torch.zeros(1)))
     weight = {0: np.tile(((np.arange(100) >= 40) & (np.arange(100) < 60)).astype(float), (30, 1, 1))}
     good, moved = (stage.deletion_test(net, checkpoint, inputs, {0: np.arange(30)}, weight, m) for m in (False, True))
-    assert good[0] == moved[0] > .99 and good[stage.DELETED.index(.2)] == pytest.approx(.5) and moved[stage.DELETED.index(.2)] > .8
+    fifth = stage.DELETED.index(.2)
+    assert good[0] == moved[0] > .99 and good[fifth] == pytest.approx(.5) and moved[fifth] > .8
 
 
 @pytest.mark.parametrize("dataset, model, constants", [
@@ -255,7 +265,8 @@ def test_figures_and_pictures_are_written_and_named_simulated(trained, prepared,
     for part in ("confusion", "curves", "calibration", "explanation", "averages", "mistakes"):
         assert (prepared / f"{dataset}_{model}_{part}.png").read_bytes()[:4] == b"\x89PNG"
     page = (prepared / f"{dataset}_{model}_report.html").read_text()
-    assert page.count("data:image/png;base64,") == 6 and "<script" not in page and "http:" not in page and "https:" not in page and "SIMULATED" in page
+    assert (page.count("data:image/png;base64,") == 6 and "<script" not in page and "http:" not in page
+            and "https:" not in page and "SIMULATED" in page)
     table = pd.read_csv(prepared / f"{dataset}_{model}_predictions.csv")
     assert len(table) == report["protocol"]["test_rows"]
     for name, row in report["classes"].items():
@@ -264,7 +275,8 @@ def test_figures_and_pictures_are_written_and_named_simulated(trained, prepared,
             low, high = report["intervals"][f"{name} auc"] or (row["auc"], row["auc"])
             assert low <= row["auc"] + .02 and high >= row["auc"] - .02
     assert report["accuracy"] == pytest.approx(np.mean(table["true"].fillna("") == table["predicted"].fillna("")))
-    assert report["interpretation"]["completeness_error"] < .1 and set(report["interpretation"]["deletion"]) == set(stage.METHODS)
+    found = report["interpretation"]
+    assert found["completeness_error"] < .1 and set(found["deletion"]) == set(stage.METHODS)
     assert ("ec57" in report) == (dataset == "mitbih") and ("groups" in report) == (dataset == "ptbxl")
 
 
@@ -289,7 +301,8 @@ def test_two_checkpoints_are_compared_on_the_same_rows(quick_pictures, trained, 
     stage.main()
     other = json.loads((prepared / "mitbih_lstm_metrics.json").read_text())
     row = report["comparison"]["difference"]["accuracy"]
-    assert row["value"] == pytest.approx(report["accuracy"] - other["accuracy"]) and row["interval"][0] <= row["value"] <= row["interval"][1]
+    low, high = row["interval"]
+    assert row["value"] == pytest.approx(report["accuracy"] - other["accuracy"]) and low <= row["value"] <= high
 
 
 @pytest.mark.parametrize("keep", [lambda m: m["record"] == "100", lambda m: ~np.isin(m["symbol"], list("AaJS"))])

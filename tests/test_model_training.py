@@ -154,7 +154,8 @@ def test_the_mlp_shares_its_layers_between_overlapping_windows():
     with torch.no_grad():
         each = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1)) for start in range(0, 151, 25)])
         torch.testing.assert_close(net.maps(signals), each.permute(1, 2, 0))
-        torch.testing.assert_close(stage.mean_and_max(net.maps(signals)), torch.cat([each.mean(dim=0), each.amax(dim=0)], dim=1))
+        torch.testing.assert_close(stage.mean_and_max(net.maps(signals)),
+                                   torch.cat([each.mean(dim=0), each.amax(dim=0)], dim=1))
 
 
 def test_the_loss_is_that_of_the_classes_and_of_the_statements(monkeypatch):
@@ -290,7 +291,8 @@ def test_clinical_classes_are_scored_by_those_that_the_validation_rows_have(prep
 
 def test_the_window_is_the_middle_of_the_beat(prepared):
     data = stage.load_dataset("mitbih")
-    settings = {"leads": ["MLII"], "record_relative": False, "rhythm": False, "context": None, "align": False, "low_pass_hz": None}
+    settings = {"leads": ["MLII"], "record_relative": False, "rhythm": False, "context": None, "align": False,
+                "low_pass_hz": None}
     whole, _ = stage.make_inputs(data, **settings, window=None)
     middle, features = stage.make_inputs(data, **settings, window=180)
     torch.testing.assert_close(middle, whole[:, :, 90:270])
@@ -299,10 +301,12 @@ def test_the_window_is_the_middle_of_the_beat(prepared):
 
 def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
     data = stage.load_dataset("mitbih")
-    settings = {"leads": ["MLII"], "record_relative": True, "rhythm": True, "context": 10, "align": True, "low_pass_hz": 40, "window": 180}
+    settings = {"leads": ["MLII"], "record_relative": True, "rhythm": True, "context": 10, "align": True,
+                "low_pass_hz": 40, "window": 180}
     signals, features = stage.make_inputs(data, **settings)
     rows = np.flatnonzero((data.metadata["record"] == "119") & (data.metadata["sample"] // 3600 == 1))
-    alone = stage.make_inputs(SimpleNamespace(**vars(data) | {"signals": data.signals[rows], "metadata": data.metadata[rows]}), **settings)
+    strip = SimpleNamespace(**vars(data) | {"signals": data.signals[rows], "metadata": data.metadata[rows]})
+    alone = stage.make_inputs(strip, **settings)
     torch.testing.assert_close(alone[0], signals[rows])
     torch.testing.assert_close(alone[1], features[rows])
     whole = stage.make_inputs(data, **settings | {"context": None})
@@ -312,7 +316,8 @@ def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
 def test_aligned_beats_are_those_of_shifted_positions():
     t = (np.arange(2000) - 1000) / 360
     wave = np.exp(-(t / .02) ** 2) - .3 * np.exp(-((t - .03) / .015) ** 2) + .2 * np.exp(-((t - .25) / .05) ** 2)
-    beats = np.stack([wave[1000 + shift - 180:1000 + shift + 180] for shift in (-20, -7, 0, 12, 25)])[:, None].astype(np.float32)
+    beats = np.stack([wave[1000 + shift - 180:1000 + shift + 180]
+                      for shift in (-20, -7, 0, 12, 25)])[:, None].astype(np.float32)
     aligned = stage.align_beats(beats, 360)[:, 0, 40:320]
     assert np.abs(aligned - aligned[2]).max() < .05 < np.abs(beats[:, 0, 40:320] - beats[2, 0, 40:320]).max()
 
@@ -328,7 +333,8 @@ def test_low_pass_keeps_what_is_below_and_removes_what_is_above():
 def test_split_all_trains_on_everything_but_the_validation_rows(prepared, quick):
     checkpoint = quick(SPLIT="all")
     parts = checkpoint["split_parts"]
-    assert parts["test"] == [] and {"100", "104", "232"} <= set(parts["train"]) and set(parts["validation"]) == set(stage.VALIDATION_RECORDS)
+    assert (parts["test"] == [] and {"100", "104", "232"} <= set(parts["train"])
+            and set(parts["validation"]) == set(stage.VALIDATION_RECORDS))
     assert quick("ptbxl", SPLIT="all")["split_parts"] == {"train": [1, 2, 3, 4, 5, 6, 7, 8, 10], "validation": [9], "test": []}
     monkey = pytest.MonkeyPatch()
     with monkey.context() as patch, pytest.raises(SystemExit, match="no test rows"):
@@ -344,7 +350,8 @@ def message_of(error):
     return str(error.value)
 
 
-@pytest.mark.parametrize("name, value", [("DATASET", "mit"), ("MODEL", "cnnn"), ("TASK", "both"), ("SPLIT", "patient"), ("DEVICE", "tpu")])
+@pytest.mark.parametrize("name, value", [("DATASET", "mit"), ("MODEL", "cnnn"), ("TASK", "both"), ("SPLIT", "patient"),
+                                         ("DEVICE", "tpu")])
 def test_unknown_constants_are_named(work, monkeypatch, name, value):
     monkeypatch.setattr(stage, name, value)
     with pytest.raises(SystemExit, match=f"{name} = '{value}': expected one of"):
@@ -376,7 +383,8 @@ ARRAYS = {
     f"mitbih_signals.npy is {OTHER}": lambda work: from_another_run(work, "signals"),
     f"mitbih_metadata.npy is {OTHER}": lambda work: break_array(work, "mitbih_metadata.npy", lambda a: a[:-1]),
     f".*_signals.npy is {OTHER}": lambda work: from_another_run(work, "header"),
-    "mitbih_header.npy is damaged": lambda work: (work / "mitbih_header.npy").unlink() or (work / "mitbih_header.npy").write_bytes(b"no"),
+    "mitbih_header.npy is damaged": lambda work: (
+        (work / "mitbih_header.npy").unlink() or (work / "mitbih_header.npy").write_bytes(b"no")),
     "mitbih_labels.npy is damaged": lambda work: break_array(work, "mitbih_labels.npy", lambda a: a.astype(object)),
     "mitbih_header.npy is damaged or of an earlier version": lambda work: break_array(
         work, "mitbih_header.npy", lambda a: a[["class_names", "leads"]]),
@@ -402,7 +410,8 @@ def test_damaged_files_end_in_a_sentence_or_the_right_result(prepared, quick, na
     (prepared / name).unlink()   # a link
     for _ in range(40):
         (prepared / name).write_bytes(fuzz.damaged(content, chance))
-        assert fuzz.outcome(fuzz.checkpoint_reader if name.endswith(".pth") else fuzz.dataset_reader, right) in ("error", "same result")
+        found = fuzz.outcome(fuzz.checkpoint_reader if name.endswith(".pth") else fuzz.dataset_reader, right)
+        assert found in ("error", "same result")
 
 
 class Malice:
@@ -436,7 +445,8 @@ def test_a_checkpoint_of_other_data_is_refused_with_both_values(prepared, quick)
     checkpoint = quick()
     data, made_from = stage.load_dataset("mitbih"), checkpoint["made_from"]
     model_evaluation.check_dataset(checkpoint | {"made_from": made_from | {"versions": {"wfdb": "0"}}}, data)
-    with pytest.raises(SystemExit, match="mitbih_mlp_model.pth and the mitbih_.* of different runs.*LEADS = ..V1.., now ..MLII.."):
+    with pytest.raises(SystemExit, match="mitbih_mlp_model.pth and the mitbih_.* of different runs.*"
+                                         "LEADS = ..V1.., now ..MLII.."):
         constants = made_from["constants"] | {"LEADS": ["V1"]}
         model_evaluation.check_dataset(checkpoint | {"made_from": made_from | {"constants": constants}}, data)
     with pytest.raises(SystemExit, match="files = 3, now 145"):
@@ -466,7 +476,8 @@ def killed(monkeypatch):
     return after
 
 
-@pytest.mark.parametrize("dataset, model, keep", [("mitbih", "cnn", "best"), ("mitbih", "mlp", "last"), ("ptbxl", "lstm", "best")])
+@pytest.mark.parametrize("dataset, model, keep", [("mitbih", "cnn", "best"), ("mitbih", "mlp", "last"),
+                                                  ("ptbxl", "lstm", "best")])
 def test_a_killed_run_goes_on_to_the_same_weights(prepared, quick, killed, dataset, model, keep):
     constants = {"dataset": dataset, "model": model, "epochs": 4, "KEEP": {dataset: keep}}
     whole = quick(**constants)

@@ -49,8 +49,9 @@ def test_demo_runs_from_end_to_end(work, monkeypatch, capfd):
 
 
 def test_another_dataset_and_model_by_editing_constants(prepared):
-    train = shell(prepared, "model_training.py", ('DATASET = "mitbih"', 'DATASET = "ptbxl"'), ('MODEL = "cnn"', 'MODEL = "mlp"'),
-                  ('"ptbxl": 18}', '"ptbxl": 1}'), ('TRAIN_FRACTION = 1.0', 'TRAIN_FRACTION = 0.3'))
+    train = shell(prepared, "model_training.py", ('DATASET = "mitbih"', 'DATASET = "ptbxl"'),
+                  ('MODEL = "cnn"', 'MODEL = "mlp"'), ('"ptbxl": 18}', '"ptbxl": 1}'),
+                  ('TRAIN_FRACTION = 1.0', 'TRAIN_FRACTION = 0.3'))
     assert train.returncode == 0, train.stderr
     assert (prepared / "ptbxl_mlp_model.pth").is_file()
 
@@ -95,7 +96,8 @@ def test_clinical_classes_and_500_hz_through_training_evaluation_and_both_direct
     for source, target in (("mitbih", "ptbxl"), ("ptbxl", "mitbih")):
         for stage, constants in ((model_training, {"DATASET": source, "MODEL": "mlp", "EPOCHS": {source: 1}}),
                                  (model_evaluation, {"DATASET": source, "MODEL": "mlp"}),
-                                 (cross_dataset_validation, {"PRETRAINED_DATASET": source, "TEST_DATASET": target, "MODEL": "mlp"})):
+                                 (cross_dataset_validation,
+                                  {"PRETRAINED_DATASET": source, "TEST_DATASET": target, "MODEL": "mlp"})):
             for name, value in constants.items():
                 monkeypatch.setattr(stage, name, value)
             stage.main()

@@ -312,7 +312,8 @@ def test_the_header_says_what_the_files_were_made_from(database, work):
     assert made_from["files"] == len(files) == 13 and made_from["bytes"] == sum(p.stat().st_size for p in files)
     assert made_from["constants"]["CLASS_MAP"] == "aami" and made_from["versions"]["wfdb"] == wfdb.__version__
     assert dict(zip(load("header")["parts"][0], load("header")["part_sums"][0])) == {
-        part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest() for part in ("signals", "labels", "metadata", "records")}
+        part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest()
+        for part in ("signals", "labels", "metadata", "records")}
     for header in (work / MITBIH).glob("*.hea"):   # git and unzip may change line ends
         header.write_bytes(header.read_bytes().replace(b"\n", b"\r\n"))
     stage.main()
@@ -411,12 +412,14 @@ def test_a_server_that_asks_for_an_hour_is_left(work, served, fetch):
 
 def test_interrupted_by_the_user_it_says_that_it_goes_on(work, served):
     with Server(served, faults={"mitdb/1.0.0/101.dat": ["slow"] * 9}) as server:
-        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE,
+                                   text=True)
         while not any(name.endswith("101.dat") for name, _ in server.asked):
             time.sleep(.01)
         process.send_signal(signal.SIGINT)
         _, message = process.communicate(timeout=20)
-    assert process.returncode == 1 and message.splitlines()[-1].startswith("The download was broken off") and "Traceback" not in message
+    assert (process.returncode == 1 and message.splitlines()[-1].startswith("The download was broken off")
+            and "Traceback" not in message)
 
 
 def test_a_disk_that_is_full_is_named(work, served, fetch):
@@ -449,7 +452,8 @@ def test_a_killed_download_goes_on_to_the_same_bytes(work, served):
 
 
 @pytest.mark.parametrize("faults, message", [
-    ({"102.atr": [404]}, "102.atr: 404 Not Found .1 of 8 files."), ({"102.dat": ["wrong", "wrong"]}, "102.dat: came twice with other bytes")])
+    ({"102.atr": [404]}, "102.atr: 404 Not Found .1 of 8 files."),
+    ({"102.dat": ["wrong", "wrong"]}, "102.dat: came twice with other bytes")])
 def test_a_file_that_is_not_to_be_had_is_named_and_the_others_come(work, served, fetch, impatient, faults, message):
     with Server(served, faults={f"mitdb/1.0.0/{name}": of for name, of in faults.items()}) as server:
         with pytest.raises(SystemExit, match=message) as error:

@@ -27,7 +27,8 @@ def train(folder, processes, **constants):
     """Trains in the folder with so many processes -> the checkpoint."""
     run = command("model_training", **constants)
     if processes > 1:
-        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python", *run]
+        run = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", "--no-python",
+               *run]
     done = subprocess.run(run, cwd=folder, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     if done.returncode:
         raise SystemExit(f"{processes} processes: {done.stderr[-3000:]}")
@@ -50,11 +51,13 @@ def main():
         simulate.write_ptbxl(Path(folder, "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"), records=200)
         for script in ("preprocess_mitbih", "preprocess_ptbxl"):
             subprocess.run(command(script, DOWNLOAD=False), cwd=folder, check=True, capture_output=True)
-        for dataset, model, task in (("mitbih", "cnn", ""), ("mitbih", "lstm", ""), ("mitbih", "mlp", ""), ("ptbxl", "cnn", "multilabel"),
-                                     ("ptbxl", "lstm", "multilabel"), ("ptbxl", "mlp", "multiclass")):
+        for dataset, model, task in (("mitbih", "cnn", ""), ("mitbih", "lstm", ""), ("mitbih", "mlp", ""),
+                                     ("ptbxl", "cnn", "multilabel"), ("ptbxl", "lstm", "multilabel"),
+                                     ("ptbxl", "mlp", "multiclass")):
             constants = {**CONSTANTS, "DATASET": dataset, "MODEL": model, "TASK": task or "multilabel"}
             weights, losses = differences(train(folder, 1, **constants), train(folder, 2, **constants))
-            print(f"{dataset} {model} {task}: weights differ by {weights:.1e} of their length, losses by {losses:.1e}", flush=True)
+            print(f"{dataset} {model} {task}: weights differ by {weights:.1e} of their length, losses by {losses:.1e}",
+                  flush=True)
             worst = max(worst, weights, losses)
     raise SystemExit(f"more than {TOLERANCE}" if worst > TOLERANCE else 0)
 
