@@ -27,31 +27,32 @@ def equal(one, two):
             and all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"]))
 
 
-def train_with_kills(folder, path, chance, constants):
-    """Starts the training again and again, killed ten times after a random while -> the number of kills."""
-    killed, resumed, begun = 0, 0, time.perf_counter()
-    subprocess.run(command("model_training", **constants, RESUME=True), cwd=folder, check=True, capture_output=True)
-    seconds = time.perf_counter() - begun   # of a run without a kill
-    path.unlink()
-    for attempt in range(KILLS + 1):
+def train_with_kills(folder, path, whole, chance, constants):
+    """Starts the training again and again until ten were killed and one ended -> how often it went on, and ended.
+
+    Every run that ends must have the weights of the whole one.
+    """
+    killed, resumed, ended, began = 0, 0, 0, time.perf_counter()
+    subprocess.run(command("model_training", **constants), cwd=folder, check=True, capture_output=True)
+    seconds = time.perf_counter() - began   # of a run without a kill
+    while killed < KILLS or not ended:
         process = subprocess.Popen(command("model_training", **constants, RESUME=True), cwd=folder, stdout=subprocess.PIPE,
                                    stderr=subprocess.PIPE, text=True)
         try:
-            out, message = process.communicate(timeout=chance.uniform(.5, .95) * seconds if attempt < KILLS else None)
+            out, message = process.communicate(timeout=chance.uniform(.5, .95) * seconds if killed < KILLS else None)
         except subprocess.TimeoutExpired:
             process.kill()
             out, message = process.communicate()
-            killed += 1
         if process.returncode > 0:
             raise SystemExit(f"it failed: {message[-2000:]}")
-        resumed += "goes on" in out
-        print(f"  {out.splitlines()[3] if 'goes on' in out else 'from the start'}, "
+        resumed, killed, ended = resumed + ("goes on" in out), killed + (process.returncode < 0), ended + (process.returncode == 0)
+        print(f"  {next((line for line in out.splitlines() if 'goes on' in line), 'from the start')}, "
               f"{'killed' if process.returncode else 'done'}", flush=True)
-        if process.returncode == 0:
-            break
-    if not (killed and resumed):
-        raise SystemExit(f"killed {killed} times, gone on {resumed} times: nothing was tested")
-    return killed
+        if process.returncode == 0 and not equal(whole, torch.load(path, weights_only=True)):
+            raise SystemExit("the weights or the history DIFFER")
+    if not resumed:
+        raise SystemExit("no run went on after a kill: nothing was tested")
+    return resumed, ended
 
 
 def main():
@@ -64,11 +65,9 @@ def main():
             constants, path = {**CONSTANTS, "DATASET": dataset}, Path(folder, f"{dataset}_cnn_model.pth")
             subprocess.run(command("model_training", **constants), cwd=folder, check=True, capture_output=True)
             whole = torch.load(path, weights_only=True)
-            killed = train_with_kills(folder, path, random.Random(dataset), constants)
-            same = equal(whole, torch.load(path, weights_only=True))
-            print(f"{dataset}: killed {killed} times, weights and history {'equal, bit for bit' if same else 'DIFFER'}")
-            if not same:
-                raise SystemExit(1)
+            resumed, ended = train_with_kills(folder, path, whole, random.Random(dataset), constants)
+            print(f"{dataset}: killed {KILLS} times, gone on {resumed} times, ended {ended} times: weights and history equal, "
+                  "bit for bit")
 
 
 if __name__ == "__main__":
