@@ -521,6 +521,14 @@ def is_first():
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def leave_processes():
+    """Ends the work of several processes -> whether this is the one that writes."""
+    first = is_first()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+    return first
+
+
 def own_part(rows):
     """The rows of the whole batch -> those of this process."""
     return rows.tensor_split(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
@@ -648,6 +656,14 @@ def record_prior(targets, rows, names, adapted):
     return [value if name in adapted else 0.0 for name, value in zip(names, share)]
 
 
+def prior_of(data, targets, sides, names):
+    """Dataset, targets, rows by side, class names -> prior and records of the validation rows, for `adapt_prior`, or None."""
+    if data.kind == "ptbxl":
+        return None, None
+    adapted = ADAPTED_CLASSES[str(data.header["class_map"])]
+    return record_prior(targets, sides["train"], names, adapted), data.metadata["record"][sides["validation"]]
+
+
 def loss_of(logits, targets, statements, weight, share=1.0):
     """(n, outputs) logits, targets of the classes, (n, k) statements, class weights (multiclass) -> mean loss.
 
@@ -766,6 +782,12 @@ def best_thresholds(probabilities, targets):
 
 
 # ---- Checkpoint ----
+
+def title_of(name, task, data):
+    """Name of the run, its task, dataset -> the title of its picture."""
+    return (f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "")
+            + (", simulated data" if data.header["simulated"] else ""))
+
 
 def plot_history(history, best_epoch, title, path):
     """List of epochs -> PNG of loss and validation score by epoch."""
@@ -905,26 +927,22 @@ def main():
     tensors = [*make_inputs(data, **settings), targets_of(data, task), statements_of(data)]
     net, arguments = make_net(data, tensors, sides["train"], crop)
     net, tensors = net.to(device), to_device(tensors, device)
-    names, prior, records = [str(name) for name in data.header["class_names"]], None, None
-    if DATASET != "ptbxl":
-        prior = record_prior(tensors[2], sides["train"], names, ADAPTED_CLASSES[str(data.header["class_map"])])
-        records = data.metadata["record"][sides["validation"]]
+    names = [str(name) for name in data.header["class_names"]]
+    prior, records = prior_of(data, tensors[2], sides, names)
     configuration = {**made_with(data), "device": device.type}
     history, epoch, probability = fit(net, tensors, sides, task, names, crop, records, prior, configuration)
-    if not is_first():
+    if not leave_processes():
         return
 
     wanted = tensors[2].cpu().numpy()[sides["validation"]]
     thresholds = best_thresholds(probability, wanted) if task == "multilabel" else None   # None: the most probable class
-    name = f"{DATASET}_{MODEL}"
-    title = (f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "")
-             + (", simulated data" if data.header["simulated"] else ""))
     checkpoint = describe(data, net, len(sides["train"]), task=task, model_arguments=arguments, inputs=settings, crop=crop,
                           split_parts=parts, prior=prior, thresholds=thresholds, epoch=epoch, history=history,
                           output_rows=output_rows(tensors, sides["train"], len(names)))
+    name = f"{DATASET}_{MODEL}"
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
         save_pth(model_path, checkpoint)
-        plot_history(history, epoch, title, plot_path)
+        plot_history(history, epoch, title_of(name, task, data), plot_path)
     Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Kept epoch {epoch}. Wrote {name}_model.pth, {name}_training.png")
 
