@@ -629,7 +629,7 @@ def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
                   label=f"{method.replace('_', ' ')}, moved")
     axis.set(xlabel="share of the time deleted", ylabel="mean probability of the class", ylim=(0, 1))
     axis.set_title("deletion test: black below grey is better", fontsize=8)
-    axis.legend(frameon=False, fontsize=6)
+    axis.legend(frameon=False, fontsize=6, handlelength=4)
     save(figure, title, path)
 
 

@@ -253,7 +253,7 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one(monkeypatch
 
 @pytest.mark.parametrize("dataset, model, constants", [
     ("mitbih", "lstm", {"RECORD_RELATIVE": False, "RHYTHM": False, "SPLIT": "random"}),
-    ("ptbxl", "cnn", {}), ("ptbxl", "mlp", {"TASK": "multiclass", "LEADS": ["I", "V3"]})])
+    ("ptbxl", "mlp", {}), ("ptbxl", "mlp", {"TASK": "multiclass", "LEADS": ["I", "V3"]})])
 def test_figures_and_pictures_are_written_and_named_simulated(trained, prepared, capsys, dataset, model, constants):
     trained(dataset, model, **constants)
     stage.main()

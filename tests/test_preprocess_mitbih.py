@@ -7,6 +7,7 @@ import signal
 import subprocess
 import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -412,8 +413,9 @@ def test_a_server_that_asks_for_an_hour_is_left(work, served, fetch):
 
 def test_interrupted_by_the_user_it_says_that_it_goes_on(work, served):
     with Server(served, faults={"mitdb/1.0.0/101.dat": ["slow"] * 9}) as server:
-        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE,
-                                   text=True)
+        interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)   # which a job in the background is not
+        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE, text=True,
+                                   preexec_fn=interruptible)
         while not any(name.endswith("101.dat") for name, _ in server.asked):
             time.sleep(.01)
         process.send_signal(signal.SIGINT)
