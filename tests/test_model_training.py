@@ -477,7 +477,7 @@ def killed(monkeypatch):
 
 
 @pytest.mark.parametrize("dataset, model, keep", [("mitbih", "cnn", "best"), ("mitbih", "mlp", "last"),
-                                                  ("ptbxl", "lstm", "best")])
+                                                  ("ptbxl", "mlp", "best")])
 def test_a_killed_run_goes_on_to_the_same_weights(prepared, quick, killed, dataset, model, keep):
     constants = {"dataset": dataset, "model": model, "epochs": 4, "KEEP": {dataset: keep}}
     whole = quick(**constants)
