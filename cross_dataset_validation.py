@@ -27,7 +27,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.linalg import sqrtm
 from scipy.signal import find_peaks, resample_poly
-from scipy.special import expit, logit
+from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_curve
 from sklearn.pipeline import make_pipeline
@@ -37,7 +37,8 @@ from tqdm import tqdm
 
 from model_evaluation import (check_dataset, compare, divide, evaluate, interval, load_checkpoint, origin_of, print_metrics,
                               reliability, resampled, show, warnings_of, weighted_auc)
-from model_training import crop_starts, load_array, load_dataset, load_header, make_inputs, predict, probabilities, split_parts
+from model_training import (crop_starts, load_array, load_dataset, load_header, make_inputs, odds_of, predict, probabilities,
+                            split_parts)
 from preprocess_mitbih import (check_choice, constants_of, cut_beats, new_files, qrs_energy, rhythm_features, rr_window,
                                save_array)
 
@@ -305,11 +306,6 @@ def log_odds(checkpoint, net, hidden):
     last, classes = net.head[-1], len(checkpoint["class_names"])
     logits = torch.from_numpy(hidden) @ last.weight.detach().double().T + last.bias.detach().double()
     return np.concatenate([odds_of(probabilities(logits, checkpoint["task"], classes)), logits[:, classes:].numpy()], axis=1)
-
-
-def odds_of(probability):
-    """Probabilities -> finite log odds."""
-    return logit(probability.clip(1e-9, 1 - 1e-9))
 
 
 def aggregate(values, number, strips, how):

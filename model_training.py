@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from functools import partial
+from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -23,7 +24,9 @@ import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from sklearn.metrics import f1_score, precision_recall_curve, roc_auc_score
+from scipy.special import logit
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -356,17 +359,17 @@ class Net(nn.Module):
     """What the three models share: (n, leads, samples) signals and (n, features) -> (n, outputs) logits.
 
     The signals are in mV, or with record-relative inputs two "leads" in heights of the median beat. `maps` of a model gives
-    (n, width, steps) feature maps. `squeeze` numbers are left of the waveform when it meets the features, so that these few
-    are heard.
+    (n, width, steps) feature maps. What a crop of a record shows may be anywhere in it: the mean and the maximum over the
+    steps go on. In a beat each step has its place: with `squeeze` all of them go on, as so many numbers, few enough for the
+    rhythm to be heard beside them.
     """
 
-    def __init__(self, leads, features, width, outputs, squeeze=None):
+    def __init__(self, leads, features, width, outputs, squeeze=None, steps=None):
         super().__init__()
-        embedding = 2 * width   # of mean_and_max
         self.normalise_signals, self.normalise_features = Normalise(leads, 1), Normalise(features)
-        self.squeeze = nn.Identity() if squeeze is None else nn.Sequential(
-            nn.Dropout(0.25), nn.Linear(embedding, squeeze), nn.BatchNorm1d(squeeze), nn.ReLU())
-        inputs = (squeeze or embedding) + features
+        self.squeeze = squeeze and nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, squeeze), nn.BatchNorm1d(squeeze), nn.ReLU())
+        inputs = (squeeze or 2 * width) + features
         self.head = nn.Sequential(
             nn.BatchNorm1d(inputs), nn.Dropout(0.1 if squeeze else 0.25), nn.Linear(inputs, 128), nn.ReLU(),
             nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, outputs))
@@ -376,7 +379,7 @@ class Net(nn.Module):
 
     def classify(self, maps, features):
         """(n, width, steps), (n, features) -> (n, outputs) logits."""
-        x = self.squeeze(mean_and_max(maps))                                       # (n, squeeze or 2 * width)
+        x = self.squeeze(maps) if self.squeeze else mean_and_max(maps)             # (n, squeeze or 2 * width)
         return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
 
 
@@ -386,10 +389,10 @@ def mean_and_max(x):
 
 
 class CNN(Net):
-    """Residual 1-D convolutional network with mean and max pooling."""
+    """Residual 1-D convolutional network."""
 
     def __init__(self, *, leads, samples, features, outputs, widths, stem_kernel, stem_stride, squeeze=None):
-        super().__init__(leads, features, widths[-1], outputs, squeeze)
+        super().__init__(leads, features, widths[-1], outputs, squeeze, ceil(samples / (stem_stride * 2 ** len(widths))))
         self.layers = Convolutions(leads, (widths[0], *widths), (stem_kernel, 5, 5, 5, 3), stem_stride)
 
     def maps(self, x):
@@ -400,7 +403,7 @@ class LSTM(Net):
     """Bidirectional LSTM over a strided convolutional stem, which leaves it an eighth of the steps or fewer."""
 
     def __init__(self, *, leads, samples, features, outputs, width, stem_stride, squeeze=None):
-        super().__init__(leads, features, 2 * width, outputs, squeeze)
+        super().__init__(leads, features, 2 * width, outputs, squeeze, ceil(samples / (stem_stride * 4)))
         self.stem = Convolutions(leads, (width // 2, width, width), (9, 5, 5), stem_stride)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
 
@@ -771,13 +774,27 @@ def fit(net, tensors, sides, task, names, crop, records, prior, configuration):
     return history, best["epoch"], best["probability"].numpy()
 
 
+def odds_of(probability):
+    """Probabilities -> finite log odds."""
+    return logit(np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9))
+
+
 def best_thresholds(probabilities, targets):
-    """(n, classes) probabilities and 0/1 targets of the validation rows -> per class, the threshold with the best F1."""
+    """(n, classes) probabilities and 0/1 targets of the validation rows -> per class, the threshold with the best expected F1.
+
+    An F1 that is counted on some hundred positives jumps about, and its best place with it. The F1 to be expected where the
+    probabilities hold, after Platt's scaling, is smooth (Lipton et al. 2014). 0.5 for a class that all rows have, or none.
+    """
     thresholds = []
     for p, t in zip(probabilities.T, targets.T):
-        precision, recall, cuts = precision_recall_curve(t, p) if t.any() else ([0], [0], [0.5])
-        f1 = 2 * np.multiply(precision, recall) / np.maximum(np.add(precision, recall), 1e-12)
-        thresholds.append(float(cuts[min(int(np.argmax(f1)), len(cuts) - 1)]))
+        if t.min() == t.max():
+            thresholds.append(0.5)
+            continue
+        called = np.sort(p)[::-1]   # a threshold calls the first one, two, ... of these rows
+        platt = LogisticRegression(C=1e6).fit(odds_of(p)[:, None], t)
+        right = platt.predict_proba(odds_of(called)[:, None])[:, 1]   # how likely each of them is right
+        f1 = 2 * np.cumsum(right) / (np.arange(1, len(p) + 1) + right.sum())
+        thresholds.append(float(called[np.argmax(f1)]))
     return thresholds
 
 

@@ -73,14 +73,14 @@ def make_run(name):
         setattr(model_training, key, value)
     began = time.perf_counter()
     model_training.main()
-    trained = time.perf_counter()
+    trained, peak = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     model_evaluation.DATASET, model_evaluation.MODEL = constants["DATASET"], constants["MODEL"]
     model_evaluation.main()
     _, net = model_evaluation.load_checkpoint(constants["DATASET"], constants["MODEL"])
     Path("run.json").write_text(json.dumps({
         "constants": constants, "training_seconds": trained - began, "evaluation_seconds": time.perf_counter() - trained,
         "parameters": sum(values.numel() for values in net.parameters()),
-        "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, "code": code_version()}))
+        "peak_mb": peak, "code": code_version()}))
 
 
 def make_all(wanted):
@@ -130,7 +130,7 @@ def spread(values, digits=3):
 
 
 def cost(runs):
-    """Runs of one model -> the last columns of each table: parameters, seconds of training, peak memory."""
+    """Runs of one model -> the last columns of each table: parameters, seconds and peak memory of training."""
     seconds, memory = np.mean([run["training_seconds"] for run in runs]), max(run["peak_mb"] for run in runs) / 1000
     return f"{runs[0]['parameters']:,} | {seconds:.0f} s | {memory:.1f} GB |"
 

@@ -136,6 +136,16 @@ def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, 
     assert all(parameter.grad is not None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize("model", ["cnn", "lstm"])
+@pytest.mark.parametrize("dataset, samples", [("mitbih", 180), ("mitbih", 193), ("ptbxl", 250)])
+def test_the_steps_of_a_beat_have_their_places_those_of_a_crop_have_not(dataset, model, samples):
+    torch.manual_seed(0)
+    net = stage.MODELS[model](leads=2, samples=samples, features=3, outputs=5, **stage.ARCHITECTURE[dataset][model]).eval()
+    maps, features = net.maps(torch.randn(4, 2, samples)), torch.zeros(4, 3)
+    turned = net.classify(maps.flip(2), features)
+    assert torch.allclose(net.classify(maps, features), turned, atol=1e-5) == (dataset == "ptbxl")
+
+
 def test_predict_is_the_mean_over_half_overlapping_crops():
     torch.manual_seed(0)
     net = stage.CNN(leads=2, samples=250, features=0, outputs=3, **stage.ARCHITECTURE["ptbxl"]["cnn"]).eval()
@@ -205,13 +215,19 @@ def test_the_prior_is_that_of_the_weighted_classes_that_may_change():
     np.testing.assert_allclose(stage.adapt_prior(probability, np.zeros(20), prior), probability)
 
 
-def test_thresholds_have_the_best_f1():
+def test_thresholds_have_the_best_f1_to_be_expected():
     rng = np.random.default_rng(0)
-    targets = rng.integers(0, 2, (300, 2))
-    probability = np.clip(targets * .3 + rng.random((300, 2)) * .7, 0, 1)
-    for k, threshold in enumerate(stage.best_thresholds(probability, targets)):
-        best = max(f1_score(targets[:, k], probability[:, k] >= cut) for cut in np.unique(probability[:, k]))
-        assert f1_score(targets[:, k], probability[:, k] >= threshold) == pytest.approx(best)
+    logits = torch.from_numpy(rng.normal(-1, 2, 20_000))
+    truth = torch.sigmoid(logits).numpy()                                             # the chance of each row
+    targets = np.column_stack([rng.random(20_000) < truth] * 2 + [np.zeros(20_000)])
+    probability = np.column_stack([truth, torch.sigmoid(2 * logits + 1), truth])      # the second column is not calibrated
+    thresholds = stage.best_thresholds(probability, targets)
+    for k in (0, 1):   # with so many rows the best count is what is expected
+        cuts = np.quantile(probability[:, k], np.linspace(.5, .99, 50))
+        best = max(f1_score(targets[:, k], probability[:, k] >= cut) for cut in cuts)
+        assert f1_score(targets[:, k], probability[:, k] >= thresholds[k]) == pytest.approx(best, abs=.003)
+    assert thresholds[0] == pytest.approx(f1_score(targets[:, 0], probability[:, 0] >= thresholds[0]) / 2, abs=.02)   # theory
+    assert thresholds[1] > thresholds[0] + .05 and thresholds[2] == .5
 
 
 # ---- Training and checkpoint ----
