@@ -8,7 +8,9 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
+import cross_dataset_validation  # noqa: E402
 import model_evaluation  # noqa: E402
+import model_training  # noqa: E402
 import preprocess_mitbih  # noqa: E402
 import preprocess_ptbxl  # noqa: E402
 import simulate  # noqa: E402
@@ -48,12 +50,14 @@ def arrays(tmp_path_factory):
 
 @pytest.fixture
 def quick_pictures(monkeypatch):
-    """Empty files in place of the evaluation's pictures, for tests that are about something else."""
+    """Empty files in place of the pictures, for tests that are about something else."""
     def draw_all(paths, *_):
         for path in paths:
             path.write_bytes(b"")
         return {"completeness_error": None, "deleted": [.2], "deletion": {}}
     monkeypatch.setattr(model_evaluation, "draw_all", draw_all)
+    monkeypatch.setattr(model_training, "plot_history", lambda *arguments: arguments[-1].write_bytes(b""))
+    monkeypatch.setattr(cross_dataset_validation, "plot_report", lambda *arguments: arguments[-1].write_bytes(b""))
 
 
 @pytest.fixture

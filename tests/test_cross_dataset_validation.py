@@ -15,11 +15,12 @@ import preprocess_mitbih
 import simulate
 from conftest import MITBIH
 
+plot_report = stage.plot_report     # the fixture run replaces it
 STRIP = {"CONTEXT_SECONDS": 10, "SHIFT_SECONDS": .04, "LOW_PASS": 40}
 
 
 @pytest.fixture
-def run(prepared, monkeypatch):
+def run(quick_pictures, prepared, monkeypatch):
     """Function that trains a small model on the source (unless it is there), validates it on the target -> the JSON report."""
     monkeypatch.setattr(model_evaluation, "bootstrap", partial(model_evaluation.bootstrap, resamples=200))
 
@@ -180,7 +181,9 @@ def test_a_strips_score_is_the_mean_or_the_largest_of_its_beats():
 @pytest.mark.parametrize("source, target, model, constants", [
     ("mitbih", "ptbxl", "cnn", STRIP), ("mitbih", "ptbxl", "mlp", {}),
     ("ptbxl", "mitbih", "lstm", {"LEADS": ["II"], "LOW_PASS": 40}), ("ptbxl", "mitbih", "mlp", {"TASK": "multiclass"})])
-def test_both_directions_give_figures_that_the_saved_scores_repeat(run, prepared, capsys, source, target, model, constants):
+def test_both_directions_give_figures_that_the_saved_scores_repeat(run, prepared, capsys, monkeypatch, source, target, model,
+                                                                   constants):
+    monkeypatch.setattr(stage, "plot_report", plot_report)
     report = run(source, target, model, **constants)
     table = pd.read_csv(prepared / f"{source}_to_{target}_{model}_cross.csv")
     for side in ("in_domain", "cross_domain"):
@@ -224,11 +227,10 @@ def test_each_switch_changes_what_the_target_shows_the_model_and_nothing_else(ru
         table = pd.read_csv("mitbih_to_ptbxl_cnn_cross.csv")
         return report["in_domain"], table.loc[table["side"] == "cross_domain", "score"].to_numpy()
     inside, usual = scores()
-    monkeypatch.setattr(stage, "plot_report", lambda results, report, title, path: path.write_bytes(b""))
     for name in ("RESAMPLE", "BAND_LIMIT", "MATCH_LEADS", "ALIGN_BEATS", "RHYTHM", "AGGREGATE"):
         inside_too, changed = scores(**{name: False})
         assert len(changed) == len(usual) and np.abs(changed - usual).max() > 1e-6 and inside_too == inside, name
-        scores(**{name: True})
+        monkeypatch.setattr(stage, name, True)
     # beats are in heights of their strip's median beat
     np.testing.assert_allclose(scores(MILLIVOLTS=False)[1], usual, atol=.01)
 

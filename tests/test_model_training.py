@@ -16,11 +16,12 @@ import simulate
 import two_processes
 from harness import contents, files_up_to
 
+plot_history = stage.plot_history   # the fixture quick replaces it
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in ("cnn", "lstm", "mlp")]
 
 
 @pytest.fixture
-def quick(monkeypatch):
+def quick(quick_pictures, monkeypatch):
     """A function that trains one combination for an epoch or two -> its checkpoint."""
     def train(dataset="mitbih", model="mlp", epochs=1, **constants):
         for name, value in {"DATASET": dataset, "MODEL": model, "EPOCHS": {dataset: epochs}, **constants}.items():
@@ -233,7 +234,8 @@ def test_thresholds_have_the_best_f1_to_be_expected():
 # ---- Training and checkpoint ----
 
 @pytest.mark.parametrize("dataset, model", COMBINATIONS)
-def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, dataset, model):
+def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, quick, monkeypatch, dataset, model):
+    monkeypatch.setattr(stage, "plot_history", plot_history)
     saved = quick(dataset, model)
     checkpoint, net = model_evaluation.load_checkpoint(dataset, model)
     data = stage.load_dataset(dataset)
@@ -512,7 +514,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(prepared, quick, killed, datas
 def test_a_run_that_had_stopped_early_stays_stopped(prepared, quick, monkeypatch):
     def dying(*_):
         raise Killed
-    constants, plot_history = {"epochs": 6, "PATIENCE": 2, "KEEP": {"mitbih": "best"}}, stage.plot_history
+    constants = {"epochs": 6, "PATIENCE": 2, "KEEP": {"mitbih": "best"}}
     monkeypatch.setattr(stage, "validation_score", lambda *_: .5)
     monkeypatch.setattr(stage, "plot_history", dying)   # after the last epoch
     with pytest.raises(Killed):

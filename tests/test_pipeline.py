@@ -34,8 +34,8 @@ def shell(folder, script, *changes, environment=None):
 
 
 def test_demo_runs_from_end_to_end(work, monkeypatch, capfd):
-    monkeypatch.setattr(demo, "MITBIH_SECONDS", 30)
-    monkeypatch.setattr(demo, "PTBXL_RECORDS", 100)
+    monkeypatch.setattr(demo, "MITBIH_SECONDS", 20)
+    monkeypatch.setattr(demo, "PTBXL_RECORDS", 60)
     demo.main()
     out = capfd.readouterr().out
     assert "summary of a run on SIMULATED data" in out
