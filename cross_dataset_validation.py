@@ -281,8 +281,9 @@ def units_of(checkpoint, net, strips, target=False):
         positions = [peaks * matched.shape[2] // strips.signals.shape[2] for peaks in strips.beats]
         (signals, features), number = beat_units(matched, positions, checkpoint, settings)
         sentences.append(f"beats: {strips.beats_are}")
-    if target and not RHYTHM and features.shape[1]:
-        features[:] = net.normalise_features.mean.cpu()
+    if target and not RHYTHM and settings["rhythm"]:
+        rr = features.shape[1] - settings["with_distance"]   # which comes last
+        features[:, :rr] = net.normalise_features.mean[:rr].cpu()
         sentences.append("RR features: the training's means")
     if target and not AGGREGATE:
         _, first, count = np.unique(number, return_index=True, return_counts=True)

@@ -49,7 +49,7 @@ AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class in th
 KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
         "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior",
         "thresholds", "epoch", "outputs", "output_rows", "made_from", "constants", "versions"}
-INPUTS = {"leads", "record_relative", "rhythm", "window", "context", "align", "low_pass_hz"}   # in its "inputs"
+INPUTS = {"leads", "record_relative", "with_distance", "rhythm", "window", "context", "align", "low_pass_hz"}   # "inputs"
 
 
 # ---- Load a checkpoint ----

@@ -39,6 +39,8 @@ TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the p
                           # (records with exactly one superclass). MIT-BIH beats have one class each: always multiclass
 LEADS = "all"             # "all" leads of the .npy file, or names: ["II"] trains a one-lead model on PTB-XL
 RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median beat (needs no labels of the record)
+TEMPLATE_DISTANCE = {"cnn": True, "lstm": False, "mlp": False}   # MIT-BIH: a feature that says how far the QRS complex is from
+                          # the median beat's (see `template_distance`); only the cnn gained by it in cross-validation over DS1
 RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
 CONTEXT_SECONDS = None    # s: MIT-BIH: where a beat's normal beat and rhythm come from: None: its whole record, as in a Holter
                           # analysis; 10: the 10 s strip it is in, all that a PTB-XL record offers, for models to be used there
@@ -256,6 +258,20 @@ def relative_beats(signals, groups):
     return relative.reshape(len(signals), -1, signals.shape[2])
 
 
+def template_distance(differences, groups, rate):
+    """(n, leads, samples) differences from the record's median beat, rows of each record or strip -> (n, 1) float32.
+
+    The log of the root mean square difference of a QRS complex over the median one of its record: in a noisy record all
+    beats differ, a ventricular one stands out, and a supraventricular one has the QRS complex of the normal ones.
+    """
+    middle = differences.shape[2] // 2
+    qrs = differences[:, :, middle - round(0.08 * rate):middle + round(0.1 * rate)]
+    distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # heights of the median beat; a flat lead has 0
+    for rows in groups:
+        distance[rows] /= np.median(distance[rows])
+    return np.log(distance)[:, None]
+
+
 def align_beats(signals, rate):
     """(n, leads, samples) beats -> the same, moved by up to 0.1 s so that the QRS complex's energy peaks in the middle.
 
@@ -270,11 +286,11 @@ def align_beats(signals, rate):
     return aligned
 
 
-def make_inputs(data, leads, record_relative, rhythm, window, context, align, low_pass_hz):
+def make_inputs(data, leads, record_relative, with_distance, rhythm, window, context, align, low_pass_hz):
     """Dataset and the checkpoint's settings -> signals (n, channels, samples), features (n, k) float32 tensors.
 
-    window is the number of samples kept in the middle of each signal, None for all; context and low_pass_hz are
-    CONTEXT_SECONDS and LOW_PASS; align: see `align_beats`.
+    window is the number of samples kept in the middle of each signal, None for all; context, low_pass_hz and with_distance are
+    CONTEXT_SECONDS, LOW_PASS and TEMPLATE_DISTANCE; align: see `align_beats`.
     """
     names = [str(lead) for lead in data.header["leads"]]
     absent = [lead for lead in leads if lead not in names]
@@ -295,6 +311,8 @@ def make_inputs(data, leads, record_relative, rhythm, window, context, align, lo
     features = np.array(data.metadata["rhythm"]) if rhythm else np.zeros((len(signals), 0), np.float32)
     for rows in groups if rhythm and context else []:
         features[rows] = rhythm_features(rr_window(data.metadata["sample"][rows], rate))
+    if with_distance:
+        features = np.concatenate([features, template_distance(signals[:, len(leads):], groups, rate)], axis=1)
     return torch.from_numpy(signals), torch.from_numpy(features)
 
 
@@ -830,6 +848,7 @@ def input_settings(data):
     beats = data.kind == "mitbih"
     return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
             "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats,
+            "with_distance": RECORD_RELATIVE and beats and TEMPLATE_DISTANCE[MODEL],
             "window": (round((CROP_SECONDS["mitbih"] + 2 * SHIFT_SECONDS) * int(data.header["sampling_rate"]))
                        if beats else None),
             "context": CONTEXT_SECONDS if beats else None,
@@ -845,6 +864,7 @@ def check_settings():
             ("SPLIT", [], lambda x: x in ("inter_patient", "all", "random"), "one of inter_patient, all, random"),
             ("CONTEXT_SECONDS", [], lambda x: x is None or x >= 2, "None or a number of seconds from 2"),
             ("SHIFT_SECONDS", [], lambda x: x >= 0, "0 or a number of seconds"),
+            ("TEMPLATE_DISTANCE", [MODEL], lambda x: isinstance(x, bool), "True or False"),
             ("LOW_PASS", [], lambda x: x is None or x > 0, "None or a frequency in Hz"),
             ("KEEP", [DATASET], lambda x: x in ("last", "best"), "one of last, best"),
             ("EPOCHS", [DATASET], lambda x: isinstance(x, int) and x >= 1, "a whole number from 1"),

@@ -29,7 +29,7 @@ MODELS = ["cnn", "lstm", "mlp"]
 # The constants of the README's "models for another database".
 PREPROCESS = {"LEADS": ["MLII", "V1"], "LEAD_ABSENT": "skip", "CLASS_MAP": "clinical"}
 MITBIH = {"DATASET": "mitbih", "CONTEXT_SECONDS": 10, "SHIFT_SECONDS": 0.04, "LOW_PASS": 40, "EPOCHS": {"mitbih": 3},
-          "VALIDATION_RECORDS": ["203", "220", "223"]}
+          "VALIDATION_RECORDS": ["203", "220", "223"], "TEMPLATE_DISTANCE": {"cnn": False}}
 PTBXL = {"DATASET": "ptbxl", "LEADS": ["II", "V1"], "LOW_PASS": 40, "STATEMENT_WEIGHT": 20.0, "CROP_SECONDS": {"ptbxl": 5.0},
          "EPOCHS": {"ptbxl": 10}}
 RUNS = {**{f"mitbih_all_{model}": MITBIH | {"MODEL": model, "SPLIT": "all"} for model in MODELS},

@@ -309,8 +309,8 @@ def test_clinical_classes_are_scored_by_those_that_the_validation_rows_have(prep
 
 def test_the_window_is_the_middle_of_the_beat(prepared):
     data = stage.load_dataset("mitbih")
-    settings = {"leads": ["MLII"], "record_relative": False, "rhythm": False, "context": None, "align": False,
-                "low_pass_hz": None}
+    settings = {"leads": ["MLII"], "record_relative": False, "with_distance": False, "rhythm": False, "context": None,
+                "align": False, "low_pass_hz": None}
     whole, _ = stage.make_inputs(data, **settings, window=None)
     middle, features = stage.make_inputs(data, **settings, window=180)
     torch.testing.assert_close(middle, whole[:, :, 90:270])
@@ -319,9 +319,10 @@ def test_the_window_is_the_middle_of_the_beat(prepared):
 
 def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
     data = stage.load_dataset("mitbih")
-    settings = {"leads": ["MLII"], "record_relative": True, "rhythm": True, "context": 10, "align": True,
-                "low_pass_hz": 40, "window": 180}
+    settings = {"leads": ["MLII"], "record_relative": True, "with_distance": True, "rhythm": True, "context": 10,
+                "align": True, "low_pass_hz": 40, "window": 180}
     signals, features = stage.make_inputs(data, **settings)
+    assert features.shape == (len(signals), 26)   # 25 of the RR intervals, one of the waveform
     rows = np.flatnonzero((data.metadata["record"] == "119") & (data.metadata["sample"] // 3600 == 1))
     strip = SimpleNamespace(**vars(data) | {"signals": data.signals[rows], "metadata": data.metadata[rows]})
     alone = stage.make_inputs(strip, **settings)
@@ -329,6 +330,22 @@ def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
     torch.testing.assert_close(alone[1], features[rows])
     whole = stage.make_inputs(data, **settings | {"context": None})
     assert not torch.equal(whole[1][rows], features[rows]) and not torch.equal(whole[0][rows], signals[rows])
+
+
+def test_an_ectopic_beat_stands_out_from_its_record_and_a_noisy_record_does_not():
+    rng = np.random.default_rng(0)
+    beats = np.tile(np.exp(-(np.arange(-90, 90) / 8) ** 2), (60, 1, 1)).astype(np.float32)
+    noise = rng.normal(size=beats.shape).astype(np.float32) * np.repeat([.02, .2], 30)[:, None, None]
+    beats[[5, 35]] *= -1
+    beats[7, 0, 130:] += 1   # after the QRS complex
+    groups = [np.arange(30), np.arange(30, 60)]
+    relative = stage.relative_beats(beats + noise, groups)
+    found = stage.template_distance(relative[:, 1:], groups, 360)
+    assert found.shape == (60, 1) and found.dtype == np.float32
+    usual = np.delete(found, [5, 35])
+    assert np.abs(usual).max() < .5 and found[5] > 2 and found[35] > np.log(1.5)
+    np.testing.assert_allclose(stage.template_distance(relative[:1, 1:], [np.arange(1)], 360), 0)          # a strip of one beat
+    assert (stage.template_distance(np.zeros((4, 1, 180), np.float32), [np.arange(4)], 360) == 0).all()      # a flat lead
 
 
 def test_aligned_beats_are_those_of_shifted_positions():
