@@ -3,6 +3,7 @@
 import importlib
 import json
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -34,6 +35,12 @@ def shell(folder, script, *changes, environment=None):
 
 
 def test_demo_runs_from_end_to_end(work, monkeypatch, capfd):
+    def in_this_process(script):   # importing torch five times would take half of the test
+        with monkeypatch.context() as patch:
+            patch.chdir("demo")
+            runpy.run_path(str(ROOT / script), run_name="__main__")
+        return 0.0
+    monkeypatch.setattr(demo, "run", in_this_process)
     monkeypatch.setattr(demo, "MITBIH_SECONDS", 20)
     monkeypatch.setattr(demo, "PTBXL_RECORDS", 60)
     demo.main()
@@ -47,6 +54,13 @@ def test_demo_runs_from_end_to_end(work, monkeypatch, capfd):
             "confusion", "curves", "calibration", "explanation", "averages", "mistakes")),
         "ptbxl_beats.npy", *(f"mitbih_to_ptbxl_cnn_cross.{end}" for end in ("json", "csv", "png"))}
     assert json.loads((work / "demo" / "mitbih_cnn_metrics.json").read_text())["protocol"]["simulated"] is True
+
+
+def test_the_demo_stops_where_a_script_fails(work, capfd):
+    (work / "demo").mkdir()
+    with pytest.raises(SystemExit, match="model_training.py failed with exit status 1"):
+        demo.run("model_training.py")
+    assert "mitbih_header.npy is not in this folder" in capfd.readouterr().err
 
 
 def test_in_an_empty_folder_every_script_says_what_is_missing(work):
