@@ -37,8 +37,8 @@ from tqdm import tqdm
 
 from model_evaluation import (check_dataset, compare, divide, evaluate, interval, load_checkpoint, origin_of, print_metrics,
                               reliability, resampled, show, warnings_of, weighted_auc)
-from model_training import (crop_starts, load_array, load_dataset, load_header, make_inputs, odds_of, predict, probabilities,
-                            split_parts)
+from model_training import (crop_starts, load_array, load_dataset, load_header, make_inputs, odds_of, platt_scaling, predict,
+                            probabilities, split_parts)
 from preprocess_mitbih import (check_choice, constants_of, cut_beats, new_files, qrs_energy, rhythm_features, rr_window,
                                save_array)
 
@@ -415,8 +415,7 @@ def fit_decision(validation):
     Platt's scaling; the threshold has the best balanced accuracy.
     """
     score, abnormal = validation.score[validation.known], validation.abnormal[validation.known]
-    model = LogisticRegression(C=1e6).fit(score[:, None], abnormal)
-    slope, intercept = float(model.coef_[0, 0]), float(model.intercept_[0])
+    slope, intercept = platt_scaling(score, abnormal)
     false_positive, true_positive, cuts = roc_curve(abnormal, expit(slope * score + intercept))
     return slope, intercept, float(np.clip(cuts[np.argmax(true_positive - false_positive)], 0, 1))
 

@@ -24,7 +24,7 @@ import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy.special import logit
+from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
@@ -797,6 +797,12 @@ def odds_of(probability):
     return logit(np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9))
 
 
+def platt_scaling(score, truth):
+    """(n,) scores, (n,) true or not -> slope and intercept: expit(slope * score + intercept) is a probability (Platt 1999)."""
+    model = LogisticRegression(C=1e6).fit(score[:, None], truth)
+    return float(model.coef_[0, 0]), float(model.intercept_[0])
+
+
 def best_thresholds(probabilities, targets):
     """(n, classes) probabilities and 0/1 targets of the validation rows -> per class, the threshold with the best expected F1.
 
@@ -809,8 +815,8 @@ def best_thresholds(probabilities, targets):
             thresholds.append(0.5)
             continue
         called = np.sort(p)[::-1]   # a threshold calls the first one, two, ... of these rows
-        platt = LogisticRegression(C=1e6).fit(odds_of(p)[:, None], t)
-        right = platt.predict_proba(odds_of(called)[:, None])[:, 1]   # how likely each of them is right
+        slope, intercept = platt_scaling(odds_of(p), t)
+        right = expit(slope * odds_of(called) + intercept)   # how likely each of them is right
         f1 = 2 * np.cumsum(right) / (np.arange(1, len(p) + 1) + right.sum())
         thresholds.append(float(called[np.argmax(f1)]))
     return thresholds

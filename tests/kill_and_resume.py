@@ -46,10 +46,10 @@ def train_with_kills(folder, path, whole, chance, constants):
                 break
         if process.wait() > 0:
             raise SystemExit(f"it failed: {''.join(lines)[-2000:]}")
-        goes_on = next((line.strip() for line in lines if "goes on" in line), "from the start")
-        resumed += goes_on != "from the start"
+        goes_on = [line.strip() for line in lines if "goes on" in line]
+        resumed += len(goes_on)
         killed, ended = killed + (process.returncode < 0), ended + (process.returncode == 0)
-        print(f"  {goes_on}, {'killed' if process.returncode else 'done'}", flush=True)
+        print(f"  {goes_on[0] if goes_on else 'from the start'}, {'killed' if process.returncode else 'done'}", flush=True)
         if process.returncode == 0 and not equal(whole, torch.load(path, weights_only=True)):
             raise SystemExit("the weights or the history DIFFER")
     if not resumed:

@@ -243,8 +243,7 @@ def test_adaptations_change_the_target_alone(run, prepared, source, target):
         assert report["in_domain"] == usual["in_domain"] and report["cross_domain"]["auc"] != usual["cross_domain"]["auc"]
         assert len(report["cross_domain"]["adapted"]) == len(usual["cross_domain"]["adapted"]) + 1
         assert report["cross_domain"]["rows"] == usual["cross_domain"]["rows"]
-    if target == "mitbih":   # 15 labelled patients of simulated beats are enough for that, of superclasses they are not
-        assert report["cross_domain"]["auc"]["value"] > .6
+    assert report["cross_domain"]["auc"]["value"] > .6   # 15 labelled patients of simulated data are enough for that
 
 
 def test_coral_gives_the_target_the_sources_statistics():

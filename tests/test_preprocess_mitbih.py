@@ -477,7 +477,7 @@ def test_offline_one_sentence_names_url_reason_folder_and_demo(work, fetch, monk
     assert "\n" not in text and list(work.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", ["../outside.dat", "/tmp/outside.dat", "a/../../outside.dat"])
+@pytest.mark.parametrize("name", ["../outside.dat", "/outside.dat", "a/../../outside.dat"])
 def test_no_file_lands_outside_the_folder(work, served, fetch, name):
     listing = served / "mitdb/1.0.0/SHA256SUMS.txt"
     listing.write_text(f"{'0' * 64} {name}\n" + listing.read_text())
