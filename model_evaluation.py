@@ -1,23 +1,25 @@
-"""Evaluates a trained model on its test rows: figures with intervals, calibration, pictures, and what the model looks at.
+"""Evaluates a trained model on its test rows: figures with intervals, and what the model looks at.
 
-Reads   {dataset}_{model}_model.pth      from model_training.py
-        {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
-Writes  {dataset}_{model}_metrics.json     every figure that is printed, with the protocol
-        {dataset}_{model}_predictions.csv  one row a test example: identifiers, truth, prediction, probabilities
+Reads   {dataset}_{model}_model.pth        from model_training.py
+        {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
+Writes  {dataset}_{model}_metrics.json     every table that is printed, with the protocol
+        {dataset}_{model}_predictions.csv  one row a test example: truth, called, probabilities
+        {dataset}_{model}_report.html      tables and pictures on one page
         {dataset}_{model}_confusion.png    confusion matrix
-        {dataset}_{model}_curves.png       ROC and precision-recall curves of each class, with the operating point
-        {dataset}_{model}_calibration.png  how often a probability comes true, before and after temperature scaling
-        {dataset}_{model}_explanation.png  one test ECG a class on ECG paper, with its attribution laid over the trace
-        {dataset}_{model}_averages.png     the mean attribution of each class, and the deletion test of the METHODS
+        {dataset}_{model}_curves.png       ROC and precision-recall curves
+        {dataset}_{model}_calibration.png  reliability before and after temperature scaling
+        {dataset}_{model}_explanation.png  a test ECG of each class, with its attribution
+        {dataset}_{model}_averages.png     mean attribution of each class, and the deletion test
         {dataset}_{model}_mistakes.png     the most confident mistakes
-        {dataset}_{model}_report.html      all of it on one page without outside files, to be mailed
 Takes   under a minute on two cores.
 """
 
 import base64
 import html
 import json
-from pathlib import Path
+from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -25,915 +27,702 @@ import torch
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from scipy.ndimage import uniform_filter1d
-from scipy.optimize import minimize_scalar
-from scipy.special import expit, logit, softmax
-from sklearn.metrics import average_precision_score, confusion_matrix, precision_recall_curve, roc_auc_score, roc_curve
+from sklearn.calibration import CalibrationDisplay
+from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
+from torch.nn import functional as F
 
-import model_training
-from model_training import (crop_starts, first_difference, load_dataset, load_pth, make_inputs, predict, probabilities,
-                            split_rows, targets_of, task_rows)
-from preprocess_mitbih import check_choice, constants_of, new_files, sha256_of, versions
+from model_training import (
+    crop_logits,
+    crop_starts,
+    dataset_inputs,
+    load_checkpoint,
+    predict,
+    probabilities,
+    split_rows,
+    warnings_of,
+)
+from preprocess_mitbih import check_choice, load_dataset, new_files
 
-# data and model: the checkpoint {DATASET}_{MODEL}_model.pth decides everything else
+# data and model: everything else is decided by the checkpoint
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-COMPARE_WITH = None       # None, or another model of the same dataset ("mlp"), whose difference gets an interval, too
+COMPARE_WITH = None       # None, or another model of the same dataset: "mlp"
 
 # interpretation
-METHODS = ["gradient", "integrated_gradients", "grad_cam"]   # those that are compared
-DRAWN_METHOD = "integrated_gradients"   # one of METHODS: the one that is laid over the traces
-AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class in the averages and in the deletion test
+METHODS = ["gradient", "integrated_gradients", "grad_cam"]
+DRAWN_METHOD = "integrated_gradients"     # the one that is laid over the traces
+AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class that are explained
+DELETED = [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]   # parts of the time, in the deletion test
 
 
-# what a checkpoint must hold
-KEYS = {"dataset", "model", "class_map", "class_names", "dataset_leads", "sampling_rate", "segment", "simulated", "split",
-        "leaks", "split_parts", "split_rows", "train_fraction", "train_rows", "seed", "task", "inputs", "crop", "prior",
-        "thresholds", "epoch", "outputs", "output_rows", "made_from", "constants", "versions"}
-INPUTS = {"leads", "record_relative", "with_distance", "rhythm", "window", "context", "align", "low_pass_hz"}   # "inputs"
+# ---- Score rows ----
+
+class Scored(NamedTuple):
+    """Rows of a dataset, and what a model says of them."""
+    data: SimpleNamespace     # from load_dataset
+    net: torch.nn.Module
+    recipe: SimpleNamespace   # settings of the training
+    rows: np.ndarray          # (n,) rows of the dataset
+    truth: np.ndarray         # (n, classes) bool
+    called: np.ndarray        # (n, classes) bool
+    probability: np.ndarray   # (n, classes) float64
+    calibrated: np.ndarray    # (n, classes) float64, with the checkpoint's temperature
+    signals: torch.Tensor     # (n, channels, samples) inputs
+    features: torch.Tensor    # (n, features) inputs
+
+    @property
+    def names(self):
+        """Class names."""
+        return self.data.header.class_names
 
 
-# ---- Load a checkpoint ----
-
-def build_net(checkpoint):
-    """Checkpoint dict -> the net with its weights, ready for `predict`."""
-    net = model_training.MODELS[checkpoint["model"]](**checkpoint["model_arguments"])
-    net.load_state_dict(checkpoint["weights"])
-    return net.eval()
-
-
-def load_checkpoint(dataset, model):
-    """Names -> (checkpoint dict, net). Stops with one sentence when the file is missing, damaged or another's."""
-    name = f"{dataset}_{model}_model.pth"
-    make = f'Make it with DATASET = "{dataset}" and MODEL = "{model}": python model_training.py'
-    try:
-        checkpoint = load_pth(name)
-        net = build_net(checkpoint)
-        absent = KEYS - set(checkpoint) or INPUTS - set(checkpoint["inputs"])
-        if absent:
-            raise ValueError(f"it lacks {', '.join(sorted(absent))}")
-    except FileNotFoundError:
-        raise SystemExit(f"{name} is not in this folder. {make}") from None
-    except Exception as error:   # torch raises errors of many kinds on damaged files
-        reason = " ".join(str(error).split())[:100]
-        raise SystemExit(f"{name} is damaged or not a checkpoint of this repository ({reason}). {make}") from error
-    if (checkpoint["dataset"], checkpoint["model"]) != (dataset, model):
-        raise SystemExit(f"{name} holds a {checkpoint['model']} trained on {checkpoint['dataset']}. {make}")
-    return checkpoint, net
+def score_test_rows(dataset, model):
+    """Names -> Scored of the test rows by the checkpoint's own split, and the checkpoint."""
+    data = load_dataset(dataset)
+    checkpoint, net = load_checkpoint(data, model)
+    rows = split_rows(data, checkpoint.sides, checkpoint.recipe)["test"]
+    if not len(rows):
+        raise SystemExit(f"{dataset}_signals.npy has no test rows with a label: preprocess the "
+                         "complete dataset, or train with another SPLIT")
+    inputs = dataset_inputs(data, checkpoint.recipe)
+    return score_rows(checkpoint, net, data, inputs, rows), checkpoint
 
 
-def check_dataset(checkpoint, data):
-    """Stops the run when the .npy files are of another run than those that the checkpoint was trained on."""
-    was, now = checkpoint["made_from"], json.loads(str(data.header["made_from"]))
-    difference = first_difference(*({key: side[key] for key in ("constants", "files", "bytes", "sha256")}
-                                    for side in (was, now)))
-    if difference:
-        name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
-        raise SystemExit(f"{name} and the {data.name}_*.npy files are of different runs: it was trained on files with "
-                         f"{difference}. Make the .npy files again as they were, or train again")
+def score_rows(checkpoint, net, data, inputs, rows):
+    """Checkpoint, net, dataset, inputs of all its rows, (n,) rows -> Scored."""
+    recipe = checkpoint.recipe
+    classes = len(data.header.class_names)
+    signals, features = (values[torch.from_numpy(rows)] for values in inputs)
+    logits = predict(net, signals, features, np.arange(len(rows)), recipe.crop)
+    probability = probabilities(logits, recipe, classes)
+    calibrated = probabilities(logits / checkpoint.temperature, recipe, classes)
+    if recipe.task == "multilabel":
+        truth = data.metadata["superclasses"][rows] == 1
+        called = probability >= np.array(checkpoint.thresholds)
+    else:
+        truth = data.labels[rows, None] == np.arange(classes)
+        called = most_probable(probability)
+    return Scored(data, net, recipe, rows, truth, called, probability, calibrated,
+                  signals, features)
 
 
-def origin_of(checkpoint):
-    """Checkpoint -> what figures of it are made from: its file, what that was made from, and the versions now."""
-    name = f"{checkpoint['dataset']}_{checkpoint['model']}_model.pth"
-    return {"checkpoint": name, "sha256": sha256_of(name),
-            **{key: checkpoint[key] for key in ("constants", "made_from", "versions")}, "versions_now": versions(torch, np)}
+def most_probable(probability):
+    """(n, k) probabilities -> (n, k) bool, true for the most probable class of each row."""
+    return probability.argmax(axis=1)[:, None] == np.arange(probability.shape[1])
 
 
-# ---- Metrics ----
+# ---- Figures: one weighted table ----
+
+def figures(scored, weights):
+    """Scored, (b, n) weights -> dict of (class, figure) or ("all", figure) -> (b,) values.
+
+    Weights of one give the figures themselves, weights of 0 and 1 those of a group, and how
+    often each patient was drawn those of a resample. NaN where a figure is undefined.
+    """
+    truth = scored.truth
+    count = weights.sum(axis=1)
+    support = weights @ truth
+    hits = weights @ (truth & scored.called)
+    calls = weights @ scored.called
+    absent = np.where(support > 0, 0, np.nan)
+    f1 = ratio(2 * hits, support + calls) + absent
+    ranking = [rank_figures(*pair, weights) for pair in zip(truth.T, scored.probability.T)]
+    auc, average_precision = np.transpose(ranking, (1, 2, 0))
+    by_class = {
+        "n": support,
+        "sensitivity": ratio(hits, support),
+        "positive predictivity": ratio(hits, calls) + absent,
+        "f1": f1,
+        "auc": auc,
+        "average precision": average_precision,
+    }
+    overall = {
+        "n": count,
+        "accuracy": ratio(weights @ (truth == scored.called).all(axis=1), count),
+        "macro f1": mean_of_defined(f1),
+        "macro auc": mean_of_defined(auc),
+        "weighted f1": ratio(np.nansum(f1 * support, axis=1), support.sum(axis=1)),
+    }
+    if scored.names[:3] == ["N", "S", "V"]:
+        overall["mean f1 of N, S, V"] = mean_of_defined(f1[:, :3])
+    table = {("all", figure): values for figure, values in overall.items()}
+    for k, name in enumerate(scored.names):
+        table |= {(name, figure): values[:, k] for figure, values in by_class.items()}
+    return table
+
+
+def figures_of_group(scored, group):
+    """Scored, (n,) bool -> table of the group's figures: rows "all" and the classes."""
+    table = pd.DataFrame(figures(scored, group[None].astype(float)))
+    return table.iloc[0].unstack(sort=False)
+
+
+def rank_figures(truth, scores, weights):
+    """(n,) truth and scores, (b, n) weights -> (b,) AUC and average precision, or NaN.
+
+    Pairs of equal scores count half in the AUC.
+    """
+    order = np.argsort(-scores, kind="stable")
+    groups = np.flatnonzero(np.diff(scores[order], prepend=np.inf))   # starts of equal scores
+    weights = weights[:, order]
+    positives = np.add.reduceat(weights * truth[order], groups, axis=1)
+    negatives = np.add.reduceat(weights * ~truth[order], groups, axis=1)
+    above = positives.cumsum(axis=1)
+    false = negatives.cumsum(axis=1)
+    pairs = (positives * (false[:, -1:] - false + negatives / 2)).sum(axis=1)
+    precision = np.nansum(positives * ratio(above, above + false), axis=1)
+    return ratio(pairs, above[:, -1] * false[:, -1]), ratio(precision, above[:, -1])
+
 
 def ratio(part, whole):
-    """Numbers -> part / whole as float, None where there is nothing to divide by."""
-    return float(part) / float(whole) if whole else None
-
-
-def class_metrics(wanted, predicted, probability):
-    """(n,) true and predicted membership, (n,) probability -> dict of one class's figures, None where undefined."""
-    hits = int(np.sum(wanted & predicted))
-    both = bool(wanted.any() and not wanted.all())
-    return {"support": int(wanted.sum()),
-            "sensitivity": ratio(hits, wanted.sum()),
-            "positive_predictivity": ratio(hits, predicted.sum()) if wanted.any() else None,
-            "f1": ratio(2 * hits, wanted.sum() + predicted.sum()) if wanted.any() else None,
-            "auc": float(roc_auc_score(wanted, probability)) if both else None,
-            "average_precision": float(average_precision_score(wanted, probability)) if both else None}
-
-
-def mean_of(classes, key, names=None, weighted=False):
-    """Dict of class -> figures -> mean of one figure over the classes that have it (or over `names`), None if none."""
-    rows = [row for name, row in classes.items() if row[key] is not None and (names is None or name in names)]
-    weights = [row["support"] if weighted else 1 for row in rows]
-    return float(np.average([row[key] for row in rows], weights=weights)) if rows else None
-
-
-def summarise(classes, predicted_right):
-    """Figures by class, (n,) mask of rows that are right -> dict of the figures over all classes."""
-    return {"accuracy": float(np.mean(predicted_right)), "macro_f1": mean_of(classes, "f1"),
-            "weighted_f1": mean_of(classes, "f1", weighted=True), "macro_auc": mean_of(classes, "auc")}
-
-
-def multiclass_metrics(labels, probability, names):
-    """(n,) classes, (n, k) probabilities, k names -> dict of figures over all classes and by class."""
-    predicted = probability.argmax(axis=1)
-    classes = {name: class_metrics(labels == i, predicted == i, probability[:, i]) for i, name in enumerate(names)}
-    return {**summarise(classes, predicted == labels), "classes": classes,
-            "confusion_matrix": confusion_matrix(labels, predicted, labels=range(len(names))).tolist()}
-
-
-def multilabel_metrics(targets, probability, thresholds, names):
-    """(n, k) zeros and ones, (n, k) probabilities, k thresholds from validation rows -> dict of figures.
-
-    accuracy is the share of records with all superclasses right. The confusion matrix, and the accuracy and macro-F1
-    beside it, are of the records with exactly one superclass, each called by its most probable one.
-    """
-    predicted, wanted = probability >= np.array(thresholds), targets == 1
-    classes = {name: class_metrics(wanted[:, i], predicted[:, i], probability[:, i]) for i, name in enumerate(names)}
-    single = targets.sum(axis=1) == 1
-    one = multiclass_metrics(targets[single].argmax(axis=1), probability[single], names) if single.any() else {}
-    return {**summarise(classes, (predicted == wanted).all(axis=1)), "thresholds": thresholds, "classes": classes,
-            "single_superclass": {key: one.get(key) for key in ("accuracy", "macro_f1", "weighted_f1")},
-            "confusion_matrix": one.get("confusion_matrix", np.zeros((len(names), len(names)), int).tolist())}
-
-
-def aami_metrics(labels, probability, records, names):
-    """MIT-BIH, AAMI classes -> the field's mean F1, and the S class without record 232, which holds 75% of DS2's S."""
-    classes, rest, s = multiclass_metrics(labels, probability, names)["classes"], records != "232", names.index("S")
-    figures = {"mean_f1_nsv": mean_of(classes, "f1", "NSV"), "mean_f1_nsvf": mean_of(classes, "f1", "NSVF")}
-    if not rest.all():
-        figures["S_without_record_232"] = class_metrics(labels[rest] == s, probability[rest].argmax(axis=1) == s,
-                                                        probability[rest, s])
-    return figures
-
-
-# ---- Intervals ----
-
-def bootstrap(patients, statistics, resamples=1000, seed=0):
-    """(n,) patient of each row, function of (b, n) weights -> dict of (resamples,) figures, over resamples of the patients.
-
-    A patient is drawn with all rows, because these are not independent. Weights of one give the figures themselves.
-    """
-    _, number = np.unique(patients, return_inverse=True)
-    count = number.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=resamples)
-    parts = [statistics(part[:, number].astype(np.float64))
-             for part in np.array_split(drawn, max(1, resamples * len(number) // 10 ** 7))]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-
-
-def weighted_auc(wanted, scores, weights):
-    """(n,) bool, (n,) scores, (b, n) weights -> (b,) AUC, NaN where one of both is missing. Equal scores count half."""
-    order = np.argsort(scores, kind="stable")
-    groups = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))   # where each group of equal scores begins
-    weights, wanted = weights[:, order], wanted[order]
-    positive, negative = (np.add.reduceat(weights * mask, groups, axis=1) for mask in (wanted, ~wanted))
-    pairs = (positive * (np.cumsum(negative, axis=1) - negative / 2)).sum(axis=1)
-    return divide(pairs, positive.sum(axis=1) * negative.sum(axis=1))
-
-
-def divide(parts, wholes):
-    """Arrays -> parts / wholes, NaN where there is nothing to divide by."""
-    return np.divide(parts, wholes, out=np.full(np.shape(wholes), np.nan), where=np.asarray(wholes) > 0)
-
-
-def interval(values):
-    """Figures of the resamples -> [low, high], the middle 95%; None where fewer than half of them are defined."""
-    values = values[np.isfinite(values)] if np.isfinite(values).mean() >= .5 else []
-    return [float(x) for x in np.quantile(values, [.025, .975])] if len(values) else None
-
-
-def statistics_of(wanted, predicted, probability, names):
-    """(n, k) truth, prediction, probability, k names -> function of (b, n) weights -> dict of (b,) figures for `bootstrap`."""
-    right = (wanted == predicted).all(axis=1).astype(float)
-
-    def statistics(weights):
-        hits, called, there = (weights @ mask.astype(float) for mask in (wanted & predicted, predicted, wanted))
-        f1 = np.where(there > 0, divide(2 * hits, called + there), np.nan)
-        auc = np.stack([weighted_auc(column, p, weights) for column, p in zip(wanted.T, probability.T)], axis=1)
-        figures = {"accuracy": divide(weights @ right, weights.sum(axis=1)), "macro_f1": mean_of_defined(f1),
-                   "macro_auc": mean_of_defined(auc)}
-        if list(names[:3]) == ["N", "S", "V"]:
-            figures["mean_f1_nsv"] = mean_of_defined(f1[:, :3])
-        for k, name in enumerate(names):
-            figures |= {
-                f"{name} sensitivity": divide(hits[:, k], there[:, k]), f"{name} f1": f1[:, k], f"{name} auc": auc[:, k],
-                f"{name} positive_predictivity": np.where(there[:, k] > 0, divide(hits[:, k], called[:, k]), np.nan)}
-        return figures
-    return statistics
+    """Arrays -> part / whole, NaN where there is nothing to divide by."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
 def mean_of_defined(values):
-    """(b, k) figures -> (b,) mean of those that are defined, NaN where none is."""
-    return divide(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1).astype(float))
+    """(b, k) figures -> (b,) mean of those that are not NaN."""
+    return ratio(np.nansum(values, axis=1), np.isfinite(values).sum(axis=1))
 
 
-def resampled(patients, statistics, seed=0):
-    """(n,) patient of each row, statistics for `bootstrap` -> dict of figure -> (1 + 1000,): its value, then the resamples'."""
-    value, drawn = statistics(np.ones((1, len(patients)))), bootstrap(patients, statistics, seed=seed)
-    return {name: np.concatenate([value[name], drawn[name]]) for name in value if np.isfinite(value[name][0])}
+def resample_patients(patients, figures_of, seed=0, resamples=1000):
+    """(n,) patient of each row, function of (b, n) weights -> (1 + resamples, figures) table.
 
-
-def compare(figures, others):
-    """Two dicts of `resampled` -> dict of the differences of the figures that both have, with their intervals.
-
-    With the same patients and seed the resamples are paired, with other seeds independent.
+    Row 0 has the figures, the others those of resampled patients. A patient is drawn with all
+    rows, because these are not independent.
     """
-    return {name: {"value": float(values[0] - others[name][0]), "interval": interval(values[1:] - others[name][1:])}
-            for name, values in figures.items() if name in others}
+    _, number = np.unique(patients, return_inverse=True)
+    count = number.max() + 1
+    chance = np.full(count, 1 / count)
+    drawn = np.random.default_rng(seed).multinomial(count, chance, size=resamples)
+    drawn = np.concatenate([np.ones((1, count)), drawn])
+    parts = np.array_split(drawn, len(drawn) * len(number) // 4_000_000 + 1)
+    tables = [pd.DataFrame(figures_of(part[:, number])) for part in parts]
+    return pd.concat(tables, ignore_index=True)
 
 
-# ---- MIT-BIH by record, PTB-XL by group ----
+def summarise(resampled):
+    """Table of resample_patients -> value, low, high of each figure: the middle 95%.
 
-def ectopic_figures(matrix, index, ignored):
-    """(k, k) confusion matrix, a class's index, true classes that may be called it without an error -> dict of figures."""
-    hits, missed = matrix[index, index], matrix[index].sum() - matrix[index, index]
-    others = [i for i in range(len(matrix)) if i != index]
-    false = sum(matrix[i, index] for i in others if i not in ignored)
-    negatives = sum(matrix[i].sum() - matrix[i, index] for i in others)
-    return {"sensitivity": ratio(hits, hits + missed), "positive_predictivity": ratio(hits, hits + false),
-            "false_positive_rate": ratio(false, false + negatives)}
-
-
-def ec57_figures(labels, predicted, records, names):
-    """MIT-BIH, AAMI classes -> VEB and SVEB figures of each record, of all beats together (gross), and their average by record.
-
-    As in ANSI/AAMI EC57 and de Chazal et al. 2004: a fusion or unclassifiable beat that is called V is no false positive, nor
-    is an unclassifiable one that is called S.
+    No interval where fewer than half of the resamples have the figure.
     """
-    s, v, f, q = (names.index(name) for name in "SVFQ")
-
-    def figures(rows):
-        matrix = confusion_matrix(labels[rows], predicted[rows], labels=range(len(names)))
-        return {"beats": int(matrix.sum()), "VEB": ectopic_figures(matrix, v, (f, q)), "SVEB": ectopic_figures(matrix, s, (q,))}
-    by_record = {str(record): figures(records == record) for record in np.unique(records)}
-    gross = figures(np.ones(len(labels), bool))
-    average = {kind: {key: mean_of({record: row[kind] for record, row in by_record.items()}, key) for key in gross[kind]}
-               for kind in ("VEB", "SVEB")}
-    return {"gross": gross, "average": average, "records": by_record}
+    drawn = resampled.iloc[1:]
+    limits = drawn.quantile([0.025, 0.975]).T.where(drawn.notna().mean() >= 0.5, axis=0)
+    return pd.DataFrame({"value": resampled.iloc[0], "low": limits[0.025], "high": limits[0.975]})
 
 
-def group_figures(checkpoint, metadata, targets, probability):
-    """PTB-XL test rows -> dict of sex or age group -> records, macro AUC and macro F1."""
-    age = np.where(metadata["age"] > 89, 90, metadata["age"])   # 300 stands for above 89
-    groups = {"male": metadata["sex"] == 0, "female": metadata["sex"] == 1, "under 40": age < 40,
-              "40 to 59": (age >= 40) & (age < 60), "60 to 79": (age >= 60) & (age < 80), "80 and over": age >= 80}
-    found = {}
-    for name, rows in groups.items():
-        if rows.any():
-            metrics = figures_of_task(checkpoint, targets[rows], probability[rows])
-            found[name] = {"records": int(rows.sum()), "macro_auc": metrics["macro_auc"], "macro_f1": metrics["macro_f1"]}
-    return found
+def resampled_figures(scored):
+    """Scored -> table of resample_patients."""
+    return resample_patients(scored.data.patient[scored.rows], partial(figures, scored))
 
 
-# ---- Calibration ----
+# ---- By record, by group, calibration ----
 
-def with_temperature(probability, task, temperature):
-    """(n, k) probabilities -> those of the logits divided by the temperature."""
-    clipped = np.clip(probability, 1e-12, 1 - 1e-12)
-    return expit(logit(clipped) / temperature) if task == "multilabel" else softmax(np.log(clipped) / temperature, axis=1)
+def ec57_table(scored):
+    """MIT-BIH, AAMI classes -> VEB and SVEB figures by record, gross, and averaged over records.
 
-
-def fit_temperature(probability, targets, task):
-    """(n, k) probabilities and targets of the validation rows -> the temperature of the smallest log loss (Guo et al. 2017)."""
-    def loss(log_temperature):
-        p = np.clip(with_temperature(probability, task, np.exp(log_temperature)), 1e-12, 1 - 1e-12)
-        if task == "multilabel":
-            return -np.mean(targets * np.log(p) + (1 - targets) * np.log(1 - p))
-        return -np.mean(np.log(p[np.arange(len(targets)), targets]))
-    return float(np.exp(minimize_scalar(loss, bounds=(-3, 3), method="bounded").x))
-
-
-def reliability(probability, truth):
-    """(n,) probabilities and truth -> list of (mean probability, share that is true, rows) of ten equal bins."""
-    number = (probability * 10).astype(int).clip(0, 9)
-    return [(float(probability[number == k].mean()), float(truth[number == k].mean()), int(np.sum(number == k)))
-            for k in range(10) if np.any(number == k)]
-
-
-def calibration_error(bins):
-    """Bins of `reliability` -> expected calibration error."""
-    return float(sum(n * abs(p - share) for p, share, n in bins) / sum(n for _, _, n in bins))
-
-
-def calibration_of(checkpoint, targets, probability, temperature):
-    """Test rows, temperature of the validation rows -> dict: error and bins before and after.
-
-    Multiclass: of the most probable class. Multilabel: of all classes together.
+    As in ANSI/AAMI EC57 and de Chazal et al. 2004: a fusion or unclassifiable beat called V is no
+    false positive, nor is an unclassifiable beat called S.
     """
-    report = {"temperature": temperature}
-    for when, p in (("before", probability), ("after", with_temperature(probability, checkpoint["task"], temperature))):
-        bins = (reliability(p.ravel(), targets.ravel()) if checkpoint["task"] == "multilabel"
-                else reliability(p.max(axis=1), p.argmax(axis=1) == targets))
-        report[when] = {"expected_calibration_error": calibration_error(bins), "bins": bins}
-    return report
+    record = scored.data.record[scored.rows]
+    records = np.unique(record)
+    weights = np.vstack([record == records[:, None], np.ones(len(record))]).astype(float)
+    truth = pd.DataFrame(scored.truth, columns=scored.names)
+    called = pd.DataFrame(scored.called, columns=scored.names)
+    table = pd.DataFrame({"beats": weights.sum(axis=1)}, [*records, "gross"])
+    for kind, name, no_error in (("VEB", "V", ["F", "Q"]), ("SVEB", "S", ["Q"])):
+        hits = weights @ (truth[name] & called[name])
+        false = weights @ (called[name] & ~truth[[name, *no_error]].any(axis=1))
+        negatives = weights @ ~(truth[name] | called[name])
+        table[f"{kind} sensitivity"] = ratio(hits, weights @ truth[name])
+        table[f"{kind} positive predictivity"] = ratio(hits, hits + false)
+        table[f"{kind} false positive rate"] = ratio(false, false + negatives)
+    table.loc["average"] = table.iloc[:-1].mean()
+    return table
+
+
+def group_table(scored):
+    """PTB-XL -> macro AUC and macro F1 by sex and age."""
+    metadata = scored.data.metadata[scored.rows]
+    age = metadata["age"]   # 300 stands for more than 89
+    groups = {
+        "male": metadata["sex"] == 0,
+        "female": metadata["sex"] == 1,
+        "under 40": age < 40,
+        "40 to 59": (age >= 40) & (age < 60),
+        "60 to 79": (age >= 60) & (age < 80),
+        "80 and over": age >= 80,
+    }
+    tables = {name: figures_of_group(scored, group).loc["all"] for name, group in groups.items()}
+    return pd.DataFrame(tables).T[["n", "macro auc", "macro f1"]]
+
+
+def calibration_rows(scored, probability):
+    """Scored, its (n, k) probabilities -> (m,) probabilities and truth whose calibration counts.
+
+    Multiclass: of the called class. Multilabel: of all classes together.
+    """
+    counted = scored.called
+    if scored.recipe.task == "multilabel":
+        counted = np.ones_like(counted)
+    return probability[counted], scored.truth[counted]
+
+
+def calibration_error(probability, truth, weights):
+    """(m,) probabilities and truth, (b, m) weights -> (b,) expected calibration error, ten bins."""
+    in_bin = (probability * 10).astype(int).clip(0, 9)[:, None] == np.arange(10)
+    gap = weights @ (in_bin * (probability - truth)[:, None])
+    return ratio(np.abs(gap).sum(axis=1), weights.sum(axis=1))
 
 
 # ---- What the model looks at ----
 
-def attributions(method, net, crop, signals, features, classes, steps=32):
-    """Net, (n, channels, samples), (n, k), (n,) class of each -> (n, channels, samples) attribution to that class's logit.
+def choose_examples(scored, number):
+    """Scored -> (m,) rows among the scored ones and the class to explain of each.
 
-    gradient: its size (Simonyan et al. 2014). integrated_gradients: from the training's mean to the signal, in `steps` steps
-    (Sundararajan et al. 2017); they add up to the difference of the logits. grad_cam: the feature maps, weighted by their
-    mean gradients (Selvaraju et al. 2017), the same for all channels.
+    Of each class up to `number` correct rows around the median confidence, rows of one class
+    alone first. A class without a correct row has its most confident one.
+    """
+    alone = scored.truth.sum(axis=1) == 1
+    rows, classes = [], []
+    for k, true in enumerate(scored.truth.T):
+        correct = true & scored.called[:, k]
+        candidates = next((x for x in (correct & alone, correct, true) if x.any()), true)
+        ranked = np.flatnonzero(candidates)[np.argsort(scored.probability[candidates, k])]
+        if not correct.any():
+            ranked = ranked[-1:]
+        first = (len(ranked) - 1) // 2 - (number - 1) // 2
+        first = np.clip(first, 0, max(0, len(ranked) - number))
+        chosen = ranked[first:first + number]
+        rows.extend(chosen)
+        classes.extend([k] * len(chosen))
+    return np.array(rows), np.array(classes)
+
+
+def attributions(method, net, crop, signals, features, classes):
+    """(m, channels, samples), (m, k), (m,) class of each row -> (m, channels, samples).
+
+    gradient: its size (Simonyan et al. 2014). integrated_gradients: from the training mean to the
+    signal; they add up to the difference of the logits (Sundararajan et al. 2017). grad_cam: the
+    feature maps, weighted by their mean gradients (Selvaraju et al. 2017).
     """
     if method == "grad_cam":
         return grad_cam(net, crop, signals, features, classes)
-    base, total = net.normalise_signals.mean, torch.zeros_like(signals)
-    for k in range(1 if method == "gradient" else steps):
-        share = 1 if method == "gradient" else (k + .5) / steps
-        x = (base + share * (signals - base)).requires_grad_()
-        model_training.crop_logits(net, x, features, crop).gather(1, classes[:, None]).sum().backward()
+    steps = 1 if method == "gradient" else 32
+    base = net.normalise_signals.mean
+    total = torch.zeros_like(signals)
+    for step in range(steps):
+        part = 1 if method == "gradient" else (step + 0.5) / steps
+        x = (base + part * (signals - base)).requires_grad_()
+        crop_logits(net, x, features, crop).gather(1, classes[:, None]).sum().backward()
         total += x.grad
     return total.abs() if method == "gradient" else total / steps * (signals - base)
 
 
 def grad_cam(net, crop, signals, features, classes):
-    """See `attributions`: the mean over the crops that cover a sample."""
-    total, covered = torch.zeros_like(signals), torch.zeros(signals.shape[2])
+    """See `attributions`: the mean over the crops that cover a sample, equal for all channels."""
+    total = torch.zeros_like(signals)
+    covered = torch.zeros(signals.shape[2])
     for start in crop_starts(signals.shape[2], crop):
-        maps = net.maps(net.normalise_signals(signals[:, :, start:start + crop])).detach().requires_grad_()
+        x = net.normalise_signals(signals[:, :, start:start + crop])
+        maps = net.maps(x).detach().requires_grad_()
         net.classify(maps, features).gather(1, classes[:, None]).sum().backward()
-        weighted = (maps.grad.mean(dim=2, keepdim=True) * maps).sum(dim=1, keepdim=True).relu().detach()
-        total[:, :, start:start + crop] += torch.nn.functional.interpolate(weighted, size=crop, mode="linear")
+        weighted = maps.grad.mean(dim=2, keepdim=True) * maps
+        weighted = weighted.sum(dim=1, keepdim=True).relu().detach()
+        total[:, :, start:start + crop] += F.interpolate(weighted, size=crop, mode="linear")
         covered[start:start + crop] += 1
     return total / covered
 
 
-def by_lead(checkpoint, attribution):
-    """(n, channels, samples) -> (n, leads, segment) numpy sizes, smoothed over 0.02 s: the channels of a lead belong together.
+@torch.no_grad()
+def completeness_error(net, crop, signals, features, classes, attribution):
+    """Integrated gradients -> by how much they miss the difference of the logits, relative."""
+    base = net.normalise_signals.mean.expand_as(signals)
+    logits = crop_logits(net, signals, features, crop) - crop_logits(net, base, features, crop)
+    difference = logits.gather(1, classes[:, None])[:, 0]
+    missed = attribution.sum(dim=(1, 2)) - difference
+    return (missed.abs().sum() / difference.abs().sum()).item()
 
-    With record-relative inputs each lead has two channels, and its voltage moves both (the median beat is held).
+
+def by_lead(scored, attribution):
+    """(m, channels, samples) -> (m, leads, segment) sizes, smoothed over 0.02 s.
+
+    The channels of a lead (the relative beat, its difference) add up: its voltage moves both.
     """
-    leads = len(checkpoint["inputs"]["leads"])
-    size = attribution.view(len(attribution), -1, leads, attribution.shape[2]).sum(dim=1).abs().numpy()
-    size = uniform_filter1d(size, max(1, round(.02 * checkpoint["sampling_rate"])), axis=2)
-    unseen = checkpoint["segment"] - size.shape[2]   # the ends of a segment that the model does not see
+    rows, _, samples = attribution.shape
+    size = attribution.view(rows, -1, len(scored.recipe.leads), samples).sum(dim=1).abs()
+    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
+    size = uniform_filter1d(size.numpy(), smoothing, axis=2)
+    unseen = scored.data.signals.shape[2] - samples   # the ends of a beat that the model ignores
     return np.pad(size, ((0, 0), (0, 0), (unseen // 2, unseen - unseen // 2)))
 
 
-def choose_rows(wanted, predicted, probability, number):
-    """(n, k) truth, predictions, probabilities -> dict of class index -> up to `number` correct rows around median confidence.
+def deletion_test(scored, rows, classes, attribution, rng=None):
+    """(m,) rows, class of each, (m, leads, segment) attribution -> mean probability of the class.
 
-    Rows of that class alone come first. Without a correct one it is the most confident one; a class without rows is left out.
+    The samples with the largest attribution, DELETED of the time, become the training mean.
+    With rng, the attributions are moved to random places first. They keep their form and lose
+    their meaning; an attribution is worth something where it does better.
     """
-    chosen, alone = {}, wanted.sum(axis=1) == 1
-    for k in range(wanted.shape[1]):
-        right = wanted[:, k] & predicted[:, k]
-        for rows, place in ((right & alone, .5), (right, .5), (wanted[:, k], 1)):
-            ranked = np.flatnonzero(rows)[np.argsort(probability[rows, k])]
-            if len(ranked):
-                ranked = ranked[-1:] if place == 1 else ranked
-                first = int(np.clip(int(place * (len(ranked) - 1)) - (number - 1) // 2, 0, max(0, len(ranked) - number)))
-                chosen[k] = ranked[first:first + number]
-                break
-    return chosen
+    signals = scored.signals[rows]
+    samples = signals.shape[2]
+    unseen = (attribution.shape[2] - samples) // 2
+    weight = attribution.sum(axis=1)[:, unseen:unseen + samples]
+    if rng:
+        weight = np.stack([np.roll(row, rng.integers(samples)) for row in weight])
+    place = np.argsort(np.argsort(-weight, axis=1), axis=1)   # 0: the largest
+    every = np.arange(len(rows))
+    curve = []
+    for part in DELETED:
+        deleted = torch.from_numpy(place < round(part * samples))[:, None]
+        x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
+        logits = predict(scored.net, x, scored.features[rows], every, scored.recipe.crop)
+        p = probabilities(logits, scored.recipe, len(scored.names))[every, classes]
+        curve.append(pd.Series(p).groupby(classes).mean().mean())
+    return curve
 
 
-def explain(net, checkpoint, inputs, chosen):
-    """Net, inputs of the test rows, rows of each class -> dict of method -> class -> (n, leads, segment), and how far the
-    integrated gradients are from the difference of the logits (relative)."""
-    found, gap = {method: {} for method in METHODS}, []
-    for k, rows in chosen.items():
-        signals, features = (values[torch.from_numpy(rows)] for values in inputs)
-        classes = torch.full((len(rows),), k)
-        for method in METHODS:
-            attribution = attributions(method, net, checkpoint["crop"], signals, features, classes)
-            found[method][k] = by_lead(checkpoint, attribution)
-            if method == "integrated_gradients":
-                base = net.normalise_signals.mean.expand_as(signals)
-                with torch.no_grad():
-                    ends = [model_training.crop_logits(net, x, features, checkpoint["crop"])[:, k] for x in (signals, base)]
-                difference = ends[0] - ends[1]
-                gap.append(torch.stack([(attribution.sum(dim=(1, 2)) - difference).abs().sum(), difference.abs().sum()]))
-    missed, whole = torch.stack(gap).sum(dim=0).tolist() if gap else (0, 0)
-    return found, ratio(missed, whole)
+def explain(scored, rows, classes):
+    """Rows, class of each -> dict of method -> (m, leads, segment), table, completeness error.
 
-
-DELETED = [0, .02, .05, .1, .2, .3, .4, .5]   # shares of the time that the deletion test takes away
-
-
-def deletion_test(net, checkpoint, inputs, chosen, attribution, moved):
-    """Rows of each class and their attributions -> (8,) mean probability of the class after the loss of DELETED shares of time.
-
-    The samples with the largest attribution become the training's mean. moved: the attributions are moved to random places
-    first, so that they keep their form and lose their meaning; an attribution is worth something where it does better.
+    The table has the deletion test of each method, at its own and at moved places.
     """
-    rng, curves = np.random.default_rng(0), []
-    for k, rows in chosen.items():
-        signals, features = (values[torch.from_numpy(rows)] for values in inputs)
-        unseen = checkpoint["segment"] - signals.shape[2]
-        weight = attribution[k].sum(axis=1)[:, unseen // 2:unseen // 2 + signals.shape[2]]
-        if moved:
-            weight = np.stack([np.roll(row, rng.integers(len(row))) for row in weight])
-        order = torch.from_numpy(np.argsort(-weight, axis=1).copy())
-        curve = []
-        for share in DELETED:
-            largest = order[:, :round(share * signals.shape[2])]
-            mask = torch.zeros(len(rows), signals.shape[2], dtype=torch.bool).scatter(1, largest, True)
-            x = torch.where(mask[:, None], net.normalise_signals.mean, signals)
-            logits = predict(net, x, features, np.arange(len(rows)), checkpoint["crop"])
-            curve.append(probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]))[:, k].mean())
-        curves.append(curve)
-    return np.mean(curves, axis=0)
+    crop = scored.recipe.crop
+    inputs = (scored.signals[rows], scored.features[rows], torch.from_numpy(classes))
+    explained = {}
+    deletion = pd.DataFrame(index=DELETED)
+    missed = np.nan
+    for method in METHODS:
+        attribution = attributions(method, scored.net, crop, *inputs)
+        if method == "integrated_gradients":
+            missed = completeness_error(scored.net, crop, *inputs, attribution)
+        explained[method] = by_lead(scored, attribution)
+        deletion[method] = deletion_test(scored, rows, classes, explained[method])
+        deletion[f"{method}, moved"] = deletion_test(
+            scored, rows, classes, explained[method], np.random.default_rng(0))
+    return explained, deletion, missed
 
 
 # ---- Pictures ----
 
-LINES = ["-", "--", ":", "-.", "-"]   # of a class or a method, with its shade: pictures are read in greyscale, too
-SHADES = ["black", "black", "black", "0.45", "0.65", "0.3", "0.55"]
-BLUE = "#08519c"
+STYLES = [   # of classes and methods; pictures are read in greyscale, too
+    {"linestyle": line, "color": shade}
+    for shade in ("black", "0.5") for line in ("-", "--", ":", "-.")]
 
 
-def save(figure, title, path):
+def save_figure(figure, title, path):
     """Figure -> PNG."""
     figure.suptitle(title, fontsize=9)
     figure.savefig(path, dpi=150, format="png")
 
 
-def plot_confusion(matrix, names, title, path):
-    """(k, k) counts, rows true -> PNG with counts and row percentages."""
-    matrix = np.array(matrix)
-    share = matrix / np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-    figure = Figure(figsize=(2.2 + .95 * len(names), 1.8 + .8 * len(names)), layout="constrained")
-    axis = figure.subplots()
-    image = axis.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    for (i, j), count in np.ndenumerate(matrix):
-        axis.text(j, i, f"{count:,}\n{share[i, j]:.1%}" if matrix[i].any() else "n/a", ha="center", va="center",
-                  fontsize=8, color="white" if share[i, j] > .5 else "black")
-    axis.set(xticks=range(len(names)), yticks=range(len(names)), xlabel="predicted class", ylabel="true class")
-    axis.set_xticklabels(names, rotation=30 if max(map(len, names)) > 5 else 0, ha="center")
-    axis.set_yticklabels(names)
-    figure.colorbar(image, ax=axis, label="share of the true class", shrink=.8)
-    save(figure, title, path)
+def plot_confusion(scored, title, path):
+    """PNG: percentages of each true class that are called which, of rows with one class."""
+    figure = Figure(figsize=(7, 6), layout="constrained")
+    single = scored.truth.sum(axis=1) == 1
+    display = ConfusionMatrixDisplay.from_predictions(
+        scored.truth[single].argmax(axis=1), scored.probability[single].argmax(axis=1),
+        labels=range(len(scored.names)), display_labels=scored.names, normalize="true",
+        values_format=".1%", cmap="Blues", ax=figure.subplots())
+    display.ax_.set(xlabel="most probable class", ylabel="true class")
+    save_figure(figure, title, path)
 
 
-def plot_curves(wanted, predicted, probability, names, title, path):
-    """(n, k) truth, predictions, probabilities -> PNG: ROC and precision-recall curves by class, circle: operating point."""
-    figure = Figure(figsize=(10, 4.6), layout="constrained")
-    roc, precision_recall = figure.subplots(1, 2)
-    for k, name in enumerate(names):
-        if wanted[:, k].all() or not wanted[:, k].any():
+def plot_curves(scored, title, path):
+    """PNG: ROC and precision-recall curve of each class; circles are the operating points."""
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for k, name in enumerate(scored.names):
+        truth = scored.truth[:, k]
+        called = scored.called[:, k]
+        if truth.all() or not truth.any():
             continue
-        figures, style = (class_metrics(wanted[:, k], predicted[:, k], probability[:, k]),
-                          {"linestyle": LINES[k % 5], "color": SHADES[k % 7]})
-        x, y, _ = roc_curve(wanted[:, k], probability[:, k])
-        roc.plot(x, y, **style, linewidth=1.2, label=f"{name}: {figures['auc']:.3f}, {figures['average_precision']:.3f}")
-        specificity = np.mean(~predicted[~wanted[:, k], k])
-        roc.plot(1 - specificity, figures["sensitivity"], "o", color=BLUE, markersize=4)
-        precision, recall, _ = precision_recall_curve(wanted[:, k], probability[:, k])
-        precision_recall.plot(recall, precision, **style, linewidth=1.2)
-        precision_recall.plot(figures["sensitivity"], figures["positive_predictivity"] or np.nan, "o", color=BLUE, markersize=4)
-    roc.plot([0, 1], [0, 1], color="0.7", linewidth=.8)
-    for axis, labels in ((roc, ("1 - specificity", "sensitivity")),
-                         (precision_recall, ("sensitivity (recall)", "positive predictivity (precision)"))):
-        axis.set(xlabel=labels[0], ylabel=labels[1], xlim=(-.01, 1.01), ylim=(-.01, 1.02))
-    roc.legend(frameon=False, fontsize=8, title="AUC, average precision", title_fontsize=8, loc="lower right")
-    save(figure, title, path)
+        style = STYLES[k % len(STYLES)]
+        false_positive_rate, sensitivity, _ = roc_curve(truth, scored.probability[:, k])
+        precision, recall, _ = precision_recall_curve(truth, scored.probability[:, k])
+        left.plot(false_positive_rate, sensitivity, **style, label=name)
+        right.plot(recall, precision, **style, label=name)
+        left.plot(called[~truth].mean(), called[truth].mean(), "o", color="C0")
+        if called.any():
+            right.plot(called[truth].mean(), truth[called].mean(), "o", color="C0")
+    left.set(xlabel="1 - specificity", ylabel="sensitivity")
+    right.set(xlabel="sensitivity", ylabel="positive predictivity")
+    right.legend()
+    save_figure(figure, f"{title}; circle: operating point", path)
 
 
-def plot_calibration(calibration, title, path):
-    """Dict of `calibration_of` -> PNG: reliability curves before and after the temperature, and how many rows are where."""
+def plot_calibration(scored, title, path):
+    """PNG: reliability before and after temperature scaling, and the probabilities' histogram."""
     figure = Figure(figsize=(9, 4), layout="constrained")
-    curve, counts = figure.subplots(1, 2)
-    for when, style, fill, shift in (("before", "--", "white", -.02), ("after", "-", "black", .02)):
-        p, share, n = zip(*calibration[when]["bins"])
-        error = calibration[when]["expected_calibration_error"]
-        curve.plot(p, share, style + "o", color="black", markerfacecolor=fill, markersize=4, label=f"{when}: error {error:.3f}")
-        counts.bar(np.array(p) + shift, n, width=.035, color="white" if when == "before" else "0.3", edgecolor="black",
-                   label=when)
-    curve.plot([0, 1], [0, 1], color="0.7", linewidth=.8)
-    curve.set(xlabel="probability", ylabel="share that is true", xlim=(-.01, 1.01), ylim=(-.01, 1.01))
-    counts.set(xlabel="probability", ylabel="rows (logarithmic)", yscale="log", xlim=(-.05, 1.05))
-    curve.legend(frameon=False, fontsize=8, title=f"temperature {calibration['temperature']:.2f}", title_fontsize=8)
-    counts.legend(frameon=False, fontsize=8)
-    save(figure, title, path)
+    left, right = figure.subplots(1, 2)
+    for name, probability, style in (("before", scored.probability, STYLES[1]),
+                                     ("after temperature", scored.calibrated, STYLES[0])):
+        p, truth = calibration_rows(scored, probability)
+        CalibrationDisplay.from_predictions(truth, p, n_bins=10, ax=left, name=name, **style)
+        right.hist(p, bins=20, range=(0, 1), histtype="step", log=True, label=name, **style)
+    left.set(xlabel="probability", ylabel="share that is true")
+    right.set(xlabel="probability", ylabel="rows")
+    save_figure(figure, title, path)
 
 
 def draw_paper(axis, seconds, low, high):
-    """ECG paper: squares of 0.04 s and 0.1 mV, heavier ones of 0.2 s and 0.5 mV; the shape is that of 25 mm/s and 10 mm/mV."""
-    for step, width in ((1, .3), (5, .8)):
-        axis.vlines(np.arange(round(seconds[0] / .04 / step), round(seconds[1] / .04 / step) + 1) * .04 * step, low, high,
-                    color="#e8b5b5", linewidth=width, zorder=0)
-        axis.hlines(np.arange(round(low / .1 / step), round(high / .1 / step) + 1) * .1 * step, *seconds,
-                    color="#e8b5b5", linewidth=width, zorder=0)
-    axis.set(xlim=seconds, ylim=(low, high), aspect=.4)
+    """ECG paper: squares of 0.04 s and 0.1 mV, heavier ones of 0.2 s and 0.5 mV."""
+    for squares, width in ((1, 0.3), (5, 0.8)):
+        style = {"color": "#e8b5b5", "linewidth": width, "zorder": 0}
+        time = 0.04 * squares
+        voltage = 0.1 * squares
+        columns = np.arange(round(seconds[0] / time), round(seconds[1] / time) + 1) * time
+        lines = np.arange(round(low / voltage), round(high / voltage) + 1) * voltage
+        axis.vlines(columns, low, high, **style)
+        axis.hlines(lines, *seconds, **style)
+    axis.set(xlim=seconds, ylim=(low, high), aspect=0.4)   # 25 mm/s and 10 mm/mV
+    axis.tick_params(labelsize=6)
 
 
 def draw_trace(axis, seconds, voltage, weight):
-    """(t,) s, (t,) mV, (t,) 0 to 1 -> the trace, with the weight as a band behind it."""
-    points, seen = np.column_stack([seconds, voltage]), weight[:-1] > .02
-    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1)[seen], array=weight[:-1][seen], cmap="YlGnBu",
-                          linewidths=6, capstyle="round", clim=(0, 1), zorder=1)
+    """(t,) s, (t,) mV, (t,) attribution from 0 to 1 -> the trace, with the weight as a band."""
+    points = np.column_stack([seconds, voltage])
+    seen = weight[:-1] > 0.02
+    band = LineCollection(np.stack([points[:-1], points[1:]], axis=1)[seen],
+                          array=weight[:-1][seen], cmap="YlGnBu", linewidths=6,
+                          capstyle="round", clim=(0, 1), zorder=1)
     axis.add_collection(band)
-    axis.plot(seconds, voltage, color="black", linewidth=.8, zorder=2)
+    axis.plot(seconds, voltage, color="black", linewidth=0.8, zorder=2)
     return band
 
 
-def draw_beat(axis, voltage, rate, weight=None):
-    """(samples,) mV -> one beat on ECG paper, its R peak at 0 s."""
+def draw_beat(axis, voltage, rate, weight):
+    """(samples,) mV, attribution -> one beat on ECG paper, its R peak at 0 s."""
     seconds = (np.arange(len(voltage)) - len(voltage) // 2) / rate
-    middle = round(float(voltage.max() + voltage.min()) / 2 / .5) * .5
-    reach = max(1.5, np.ceil((np.abs(voltage - middle).max() + .1) / .5) * .5)
+    middle = round((voltage.max() + voltage.min()) / 2 / 0.5) * 0.5
+    reach = np.ceil((np.abs(voltage - middle).max() + 0.1) / 0.5) * 0.5
+    reach = max(1.5, reach)
     draw_paper(axis, (seconds[0], seconds[-1]), middle - reach, middle + reach)
-    axis.tick_params(labelsize=6)
     axis.set_xlabel("time from the R peak (s)", fontsize=7)
     axis.set_ylabel("mV", fontsize=7)
-    return draw_trace(axis, seconds, voltage, np.zeros(len(voltage)) if weight is None else weight)
+    return draw_trace(axis, seconds, voltage, weight)
 
 
-def draw_record(axis, voltage, names, rate, weight=None, rows=3):
-    """(leads, samples) mV, lead names -> a record on ECG paper: 2.5 s of each of 12 leads in 3 rows, and lead II below.
-
-    Other numbers of leads, and rows = 0, are drawn as strips of 10 s.
-    """
-    weight, seconds = np.zeros(voltage.shape) if weight is None else weight, np.arange(voltage.shape[1]) / rate
-    if len(names) == 12 and rows == 3:
-        order = [[0, 3, 6, 9], [1, 4, 7, 10], [2, 5, 8, 11]]
-        places = [(lead, -3 * row, 2.5 * column, 2.5 * column + 2.5)
-                  for row, leads in enumerate(order) for column, lead in enumerate(leads)]
-        places.append((1, -9, 0, 10))
-    else:
-        places = [(lead, -3 * lead, 0, 10) for lead in range(len(names))]
-    lowest = min(level for _, level, _, _ in places)
-    draw_paper(axis, (0, 10), lowest - 1.5, 1.5)
-    for lead, level, start, end in places:
-        part = (seconds >= start) & (seconds <= end)
-        trace = np.clip(voltage[lead, part] - np.median(voltage[lead]), -1.9, 1.9)
-        band = draw_trace(axis, seconds[part], level + trace, weight[lead, part])
-        axis.text(start + .05, level + 1.05, names[lead], fontsize=7, weight="bold")
+def draw_record(axis, voltage, names, rate, weight):
+    """(12, samples) mV, attribution -> a record on ECG paper: 2.5 s of each lead, 10 s of II."""
+    seconds = np.arange(voltage.shape[1]) / rate
+    places = [(lead, -3 * (lead % 3), 2.5 * (lead // 3), 2.5) for lead in range(12)]
+    places.append((1, -9, 0, 10))
+    draw_paper(axis, (0, 10), -10.5, 1.5)
+    for lead, level, start, length in places:
+        part = (seconds >= start) & (seconds <= start + length)
+        trace = np.clip(voltage[lead] - np.median(voltage[lead]), -1.9, 1.9)
+        band = draw_trace(axis, seconds[part], level + trace[part], weight[lead, part])
+        axis.text(start + 0.05, level + 1.05, names[lead], fontsize=7, weight="bold")
     axis.set_yticks([])
-    axis.tick_params(labelsize=6)
     axis.set_xlabel("time (s); 25 mm/s, 10 mm/mV, cut at 1.9 mV", fontsize=7)
     return band
 
 
-def first_lead(checkpoint):
-    """Checkpoint -> the column of the dataset with the model's first lead, the one that is drawn of a beat."""
-    return checkpoint["dataset_leads"].index(checkpoint["inputs"]["leads"][0])
+def plot_ecgs(scored, rows, weights, title, path):
+    """Rows on ECG paper with (m, leads, segment) attribution -> PNG.
 
-
-def plot_explanation(checkpoint, signals, examples, weights, captions, title, path):
-    """(n, leads, samples) mV of all leads, dicts of class -> row, (leads, segment) attribution, caption -> PNG on ECG paper."""
-    rate, beats = checkpoint["sampling_rate"], checkpoint["dataset"] != "ptbxl"
-    shape = (1, len(examples)) if beats else (len(examples), 1)
-    figure = Figure(figsize=(2.7 * len(examples), 4.1) if beats else (11, 6.1 * len(examples)), layout="constrained")
-    for axis, (k, row) in zip(figure.subplots(*shape, squeeze=False).ravel(), examples.items()):
-        size = weights[k] / max(weights[k].max(), 1e-12)
-        if beats:
-            band = draw_beat(axis, np.array(signals[row, first_lead(checkpoint)]), rate, size[0])
-        else:
-            every = np.zeros(signals.shape[1:])
-            every[[checkpoint["dataset_leads"].index(lead) for lead in checkpoint["inputs"]["leads"]]] = size
-            band = draw_record(axis, np.array(signals[row]), checkpoint["dataset_leads"], rate, every)
-        axis.set_title(captions[k], fontsize=7 if beats else 9)
-    figure.colorbar(band, ax=figure.axes, label="attribution (largest: 1)", shrink=.6, fraction=.03,
-                    location="bottom" if beats else "right")
-    save(figure, title, path)
-
-
-def plot_averages(checkpoint, signals, chosen, explained, curves, title, path):
-    """Mean attribution of each class over its chosen rows, and the deletion test -> PNG.
-
-    Beats: over time, below their mean beat. Records: the share of each lead, because their beats are not aligned.
+    Beats stand side by side, of the model's first lead; records one below the other.
     """
-    names, leads, rate = checkpoint["class_names"], checkpoint["inputs"]["leads"], checkpoint["sampling_rate"]
-    beats = checkpoint["dataset"] != "ptbxl"
-    figure = Figure(figsize=(2.3 * (len(chosen) + 1.5), 5.2) if beats else (11, 4.2), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(len(chosen), 1.6) if beats else (2, 1))
-    if beats:
-        grid = left.subplots(2, len(chosen), squeeze=False, sharex="col")
-        for axes, (k, rows) in zip(grid.T, chosen.items()):
-            weight = explained[DRAWN_METHOD][k].mean(axis=0)[0]
-            draw_beat(axes[0], np.mean(signals[rows, first_lead(checkpoint)], axis=0), rate, weight / max(weight.max(), 1e-12))
-            axes[0].set_title(f"{names[k]}, mean of {len(rows)}", fontsize=8)
-            axes[0].set_xlabel("")
-            seconds = (np.arange(signals.shape[2]) - signals.shape[2] // 2) / rate
-            for method, style in zip(METHODS, LINES):
-                mean = explained[method][k].mean(axis=(0, 1))
-                axes[1].plot(seconds, mean / max(mean.max(), 1e-12), linestyle=style, color="black", linewidth=1,
-                             label=method.replace("_", " "))
-            axes[1].set_xlabel("time from the R peak (s)", fontsize=7)
-            axes[1].tick_params(labelsize=6)
-        grid[1, 0].set_ylabel("mean attribution (largest: 1)", fontsize=7)
-    else:
-        axis = left.subplots()
-        share = np.stack([explained[DRAWN_METHOD][k].sum(axis=(0, 2)) / explained[DRAWN_METHOD][k].sum() for k in chosen])
-        image = axis.imshow(share, cmap="YlGnBu", vmin=0)
-        axis.set_xticks(range(len(leads)), leads, fontsize=8)
-        axis.set_yticks(range(len(chosen)), [names[k] for k in chosen], fontsize=8)
-        left.colorbar(image, ax=axis, label="share of the attribution", shrink=.7)
-        axis.set_xlabel("lead")
-    axis = right.subplots()
-    for (method, (curve, moved)), style in zip(curves.items(), LINES):
-        axis.plot(DELETED, curve, linestyle=style, color="black", marker="o", markersize=3, label=method.replace("_", " "))
-        axis.plot(DELETED, moved, linestyle=style, color="0.6", marker="o", markersize=3,
-                  label=f"{method.replace('_', ' ')}, moved")
-    axis.set(xlabel="share of the time deleted", ylabel="mean probability of the class", ylim=(0, 1))
-    axis.set_title("deletion test: black below grey is better", fontsize=8)
-    axis.legend(frameon=False, fontsize=6, handlelength=4)
-    save(figure, title, path)
-
-
-def plot_mistakes(checkpoint, signals, rows, captions, title, path):
-    """The most confident mistakes, with captions -> PNG: beats side by side, or lead II (or the model's first) of records."""
-    rate, beats = checkpoint["sampling_rate"], checkpoint["dataset"] != "ptbxl"
-    if beats:
-        figure = Figure(figsize=(11, 2.9 * -(-max(1, len(rows)) // 4)), layout="constrained")
-        axes = figure.subplots(-(-max(1, len(rows)) // 4), 4, squeeze=False).ravel()
-    else:
-        figure = Figure(figsize=(11, 1.75 * max(1, len(rows))), layout="constrained")
-        axes = figure.subplots(max(1, len(rows)), 1, squeeze=False).ravel()
-    lead = "II" if "II" in checkpoint["dataset_leads"] else checkpoint["inputs"]["leads"][0]
-    for axis, row, caption in zip(axes, rows, captions):
-        if beats:
-            draw_beat(axis, np.array(signals[row, first_lead(checkpoint)]), rate)
+    header = scored.data.header
+    columns = [header.leads.index(lead) for lead in scored.recipe.leads]
+    is_beat = not scored.data.is_ptbxl
+    width = min(len(rows), 4) if is_beat else 1
+    height = -(-len(rows) // width)
+    size = (2.8 * width, 3.2 * height + 0.8) if is_beat else (11, 6.1 * height)
+    figure = Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(height, width, squeeze=False).ravel()
+    for axis, row, weight in zip(axes, rows, weights):
+        voltage = scored.data.signals[scored.rows[row]]
+        every = np.zeros(voltage.shape)
+        every[columns] = weight / max(weight.max(), 1e-12)
+        axis.set_title(caption_of(scored, row), fontsize=8)
+        if is_beat:
+            band = draw_beat(axis, voltage[columns[0]], header.sampling_rate, every[columns[0]])
         else:
-            draw_record(axis, np.array(signals[row, [checkpoint["dataset_leads"].index(lead)]]), [lead], rate, rows=0)
-            axis.set_xlabel("")
-        axis.set_title(caption, fontsize=7)
+            band = draw_record(axis, voltage, header.leads, header.sampling_rate, every)
     for axis in axes[len(rows):]:
         axis.set_axis_off()
-    save(figure, title, path)
+    figure.colorbar(band, ax=figure.axes, label="attribution (largest: 1)", shrink=0.6,
+                    location="bottom" if is_beat else "right")
+    save_figure(figure, title, path)
+
+
+def caption_of(scored, row):
+    """Row among the scored ones -> where it is from, its classes, the most probable one."""
+    names = np.array(scored.names)
+    place = f"record {scored.data.record[scored.rows[row]]}"
+    if not scored.data.is_ptbxl:
+        sample = scored.data.metadata["sample"][scored.rows[row]]
+        place += f", {sample / scored.data.header.sampling_rate:.1f} s"
+    truth = "+".join(names[scored.truth[row]]) or "none"
+    p = scored.probability[row]
+    return f"{place}: true {truth}\nmost probable {names[p.argmax()]} ({p.max():.2f})"
+
+
+def plot_averages(scored, classes, attribution, deletion, title, path):
+    """Mean attribution of each class, and the deletion test of each method -> PNG.
+
+    Beats: over time. Records: by lead, because their beats are not aligned.
+    """
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
+    if scored.data.is_ptbxl:
+        columns = scored.recipe.leads
+        mean = attribution.mean(axis=2)
+    else:
+        mean = attribution.mean(axis=1)
+        columns = (np.arange(mean.shape[1]) - mean.shape[1] // 2) / scored.data.header.sampling_rate
+        left.set_xlabel("time from the R peak (s)")
+    mean = pd.DataFrame(mean, columns=columns).groupby(classes).mean()
+    mean = mean.div(mean.max(axis=1), axis=0)
+    names = [scored.names[k] for k in mean.index]
+    image = left.pcolormesh(columns, names, mean, cmap="YlGnBu", vmin=0, shading="nearest")
+    figure.colorbar(image, ax=left, label="mean attribution (largest: 1)")
+    deletion.plot(ax=right, style=["-", "-", "--", "--", ":", ":"], color=["black", "0.6"] * 3)
+    right.set(xlabel="part of the time deleted", ylabel="mean probability of the class",
+              ylim=(0, 1), title="deletion test: black below grey is better")
+    save_figure(figure, title, path)
 
 
 # ---- Report ----
 
-def show(value, digits=3):
-    """Number -> text, "n/a" for None."""
-    return "n/a" if value is None else f"{value:.{digits}f}" if isinstance(value, float) else str(value)
+FORMAT = {   # of printed and HTML tables
+    "float_format": lambda value: f"{value:.3f}".removesuffix(".000"), "na_rep": "n/a"}
 
 
-def protocol_of(checkpoint, rows):
-    """Checkpoint, test rows -> dict that says what the figures were measured on."""
-    return {key: checkpoint[key] for key in ("dataset", "model", "task", "split", "leaks", "simulated",
-                                             "seed", "epoch", "class_names")} | {
-        "split_parts": None if checkpoint["leaks"] else checkpoint["split_parts"],
-        "train_fraction": checkpoint["train_fraction"], "train_rows": checkpoint["train_rows"], "test_rows": len(rows)}
+def predictions_table(scored):
+    """Scored -> table of one row a test example: identifiers, truth, called, probabilities."""
+    names = np.array(scored.names)
+    metadata = scored.data.metadata[scored.rows]
+    plain = [field for field in metadata.dtype.names if metadata[field].ndim == 1]
+    table = pd.DataFrame({field: metadata[field] for field in plain})
+    table["record"] = scored.data.record[scored.rows]
+    table["patient"] = scored.data.patient[scored.rows]
+    table["true"] = ["+".join(names[row]) for row in scored.truth]
+    table["called"] = ["+".join(names[row]) for row in scored.called]
+    table[[f"{name} true" for name in names]] = scored.truth.astype(int)
+    table[[f"{name} probability" for name in names]] = scored.probability
+    return table
 
 
-def warnings_of(checkpoint):
-    """Checkpoint -> the sentences that must stand beside every figure made with it."""
-    return (["SIMULATED DATA: no figure is a result"] if checkpoint["simulated"] else []) + (
-        ["LEAKY RANDOM SPLIT: the model was trained on the patients of its own test rows"] if checkpoint["leaks"] else [])
-
-
-def print_metrics(metrics):
-    """Prints the figures by class, then over all classes, with 95% intervals if any; then calibration, EC57, groups."""
-    columns = ["support", "sensitivity", "positive_predictivity", "f1", "auc", "average_precision"]
-    rows, intervals = dict(metrics["classes"]), metrics.get("intervals", {})
-    if "S_without_record_232" in metrics:
-        rows["S without record 232"] = metrics["S_without_record_232"]
-    print(f"\n{'class':<24}" + "".join(f"{title:>9}" for title in ("n", "Se", "+P", "F1", "AUC", "AP"))
-          + ("   F1, 95% interval" if intervals else ""))
-    for name, row in rows.items():
-        low, high = intervals.get(f"{name} f1") or (None, None)
-        print(f"{name:<24}" + "".join(f"{show(row[column]):>9}" for column in columns)
-              + (f"   {show(low)} to {show(high)}" if low is not None else ""))
-    print()
-    for name, value in metrics.items():
-        if value is None or isinstance(value, float):
-            print(f"{name:<24}{with_interval(value, intervals.get(name))}")
-    for name, value in metrics.get("single_superclass", {}).items():
-        print(f"{name + ', one superclass':<32}{show(value)}")
-    for kind in ("VEB", "SVEB") if "ec57" in metrics else ():
-        for how in ("gross", "average"):
-            row = metrics["ec57"][how][kind]
-            print(f"{kind + ', ' + how:<24}Se {show(row['sensitivity'])}  +P {show(row['positive_predictivity'])}  "
-                  f"FPR {show(row['false_positive_rate'], 4)}")
-    for name, row in metrics.get("groups", {}).items():
-        print(f"{name:<24}{row['records']:>6,} records  macro AUC {show(row['macro_auc'])}  macro F1 {show(row['macro_f1'])}")
-    if "calibration" in metrics:
-        before, after = (metrics["calibration"][when]["expected_calibration_error"] for when in ("before", "after"))
-        print(f"calibration error       {before:.3f}, "
-              f"with temperature {metrics['calibration']['temperature']:.2f}: {after:.3f}")
-    for name, row in metrics.get("comparison", {}).get("difference", {}).items():
-        if " " not in name:
-            print(f"{name + ' minus ' + metrics['comparison']['model'] + '`s':<32}"
-                  f"{with_interval(row['value'], row['interval'])}")
-
-
-def print_interpretation(found):
-    """Prints whether integrated gradients add up, and what deleting a fifth of the time does to the class's probability."""
-    if found["completeness_error"] is not None:
-        print(f"integrated gradients miss the difference of the logits by {found['completeness_error']:.2%}")
-    place = found["deleted"].index(.2)
-    for method, curve in found["deletion"].items():
-        print(f"a fifth of the time deleted by {method}: probability {curve['attribution'][0]:.3f} "
-              f"to {curve['attribution'][place]:.3f}; at moved places {curve['moved'][place]:.3f}")
-
-
-# ---- Report page ----
-
-def html_table(titles, rows):
-    """Column titles, rows of texts -> HTML table."""
-    cells = ["".join(f"<td>{html.escape(str(cell))}</td>" for cell in row) for row in rows]
-    return ("<table><tr>" + "".join(f"<th>{html.escape(title)}</th>" for title in titles) + "</tr>"
-            + "".join(f"<tr>{row}</tr>" for row in cells) + "</table>")
-
-
-def with_interval(value, limits):
-    """Value, [low, high] or None -> text."""
-    return show(value) + (f" ({show(limits[0])} to {show(limits[1])})" if limits and value is not None else "")
-
-
-def report_page(title, report, pictures):
-    """Title, the JSON report, dict of heading -> PNG path -> one HTML page without outside files."""
-    intervals, columns = report["intervals"], ["support", "sensitivity", "positive_predictivity", "f1", "auc",
-                                               "average_precision"]
-    parts = [f"<h1>{html.escape(title)}</h1>", *(f"<p><b>{html.escape(warning)}</b></p>" for warning in report["warnings"])]
-    overall = [(name, with_interval(value, intervals.get(name))) for name, value in report.items() if isinstance(value, float)]
-    parts += ["<h2>All classes</h2><p>95% intervals from 1,000 resamples of the patients.</p>",
-              html_table(["figure", "value"], overall)]
-    parts += ["<h2>By class</h2>", html_table(["class", *columns], [
-        (name, *(with_interval(row[column], intervals.get(f"{name} {column}")) for column in columns))
-        for name, row in report["classes"].items()])]
-    if "ec57" in report:
-        rows = {"gross": report["ec57"]["gross"], "average": report["ec57"]["average"], **report["ec57"]["records"]}
-        keys = ["sensitivity", "positive_predictivity", "false_positive_rate"]
-        parts += ["<h2>Ventricular (VEB) and supraventricular (SVEB) ectopic beats by record</h2>", html_table(
-            ["record", "beats", *(f"{kind} {key.replace('_', ' ')}" for kind in ("VEB", "SVEB") for key in keys)],
-            [(name, row.get("beats", ""), *(show(row[kind][key]) for kind in ("VEB", "SVEB") for key in keys))
-             for name, row in rows.items()])]
-    if "groups" in report:
-        parts += ["<h2>By sex and age</h2>", html_table(["group", "records", "macro AUC", "macro F1"], [
-            (name, row["records"], show(row["macro_auc"]), show(row["macro_f1"])) for name, row in report["groups"].items()])]
-    if "comparison" in report:
-        parts += [f"<h2>Difference from {html.escape(report['comparison']['model'])}</h2>", html_table(
-            ["figure", "difference"], [(name, with_interval(row["value"], row["interval"]))
-                                       for name, row in report["comparison"]["difference"].items()])]
+def report_page(title, tables, pictures):
+    """Title, dict of heading -> table, dict of heading -> PNG path -> one HTML page."""
+    style = ("body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
+             "img{max-width:100%}table{border-collapse:collapse}td,th{padding:3px 8px}")
+    parts = [f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><style>{style}</style>',
+             f"<title>{html.escape(title)}</title><h1>{html.escape(title)}</h1>"]
+    for heading, table in tables.items():
+        parts.append(f"<h2>{heading}</h2>{table.to_html(**FORMAT)}")
     for heading, path in pictures.items():
-        image = base64.b64encode(Path(path).read_bytes()).decode()
-        parts.append(f'<h2>{html.escape(heading)}</h2><img alt="{html.escape(heading)}" src="data:image/png;base64,{image}">')
-    parts += ["<h2>Protocol</h2>", html_table(["", ""], [(key, value) for key, value in report["protocol"].items()])]
-    style = "body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}img{max-width:100%}" \
-            "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:3px 8px;text-align:left}th{background:#eee}"
-    return (f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-            f"<style>{style}</style></head><body>{''.join(parts)}</body></html>\n")
+        image = base64.b64encode(path.read_bytes()).decode()
+        parts.append(f'<h2>{heading}</h2><img alt="{heading}" src="data:image/png;base64,{image}">')
+    return "\n".join(parts) + "</html>\n"
+
+
+def print_tables(tables):
+    """Prints a dict of heading -> table."""
+    for heading, table in tables.items():
+        print(f"\n{heading}\n{table.to_string(**FORMAT)}")
+
+
+def to_json(report):
+    """Dict with tables -> JSON text; NaN becomes null."""
+    return json.dumps(report, indent=1, default=lambda table: json.loads(
+        table.to_json(orient="index", double_precision=15)))
+
+
+def protocol_of(checkpoint):
+    """Checkpoint -> what it was trained on and how, without weights."""
+    return {name: vars(value) if isinstance(value, SimpleNamespace) else value
+            for name, value in vars(checkpoint).items() if name != "weights"}
+
+
+def most_confident_mistakes(scored, number):
+    """Scored -> up to `number` wrong rows, the most confident ones first."""
+    error = np.abs(scored.truth - scored.probability) * (scored.truth != scored.called)
+    rows = np.argsort(-error.max(axis=1), kind="stable")[:number]
+    return rows[error[rows].any(axis=1)]
+
+
+def make_tables(scored, resampled):
+    """Scored, its resampled_figures -> dict of heading -> table."""
+    record = scored.data.record[scored.rows]
+    summary = summarise(resampled)
+    by_class = summary.loc[scored.names]
+    tables = {
+        "all classes": summary.loc["all"],
+        "by class": by_class["value"].unstack(sort=False),
+        "by class, 95% interval from": by_class["low"].unstack(sort=False),
+        "by class, 95% interval to": by_class["high"].unstack(sort=False),
+    }
+    if scored.data.header.class_map == "aami":
+        if "232" in record:   # 75% of DS2's S beats
+            tables["without record 232"] = figures_of_group(scored, record != "232")
+        tables["EC57"] = ec57_table(scored)
+    if scored.recipe.task == "multilabel":
+        tables["by sex and age"] = group_table(scored)
+        single = scored.truth.sum(axis=1) == 1
+        one_called = scored._replace(called=most_probable(scored.probability))
+        tables["records with one superclass, the most probable one called"] = (
+            figures_of_group(one_called, single))
+    before, truth = calibration_rows(scored, scored.probability)
+    after, _ = calibration_rows(scored, scored.calibrated)
+    tables["calibration error"] = pd.DataFrame({
+        "before": calibration_error(before, truth, np.ones((1, len(truth)))),
+        "after temperature": calibration_error(after, truth, np.ones((1, len(truth))))})
+    return tables
+
+
+def compare_with(model, scored, resampled):
+    """Name of another model of the dataset -> table of differences from it on the same rows."""
+    other, _ = score_test_rows(DATASET, model)
+    if other.recipe.task != scored.recipe.task or not np.array_equal(other.rows, scored.rows):
+        raise SystemExit(f"COMPARE_WITH = {model!r}: that model has another task or other test "
+                         "rows. Train both with the same constants")
+    return summarise(resampled - resampled_figures(other)).loc["all"]
 
 
 # ---- Main ----
 
-def figures_of_task(checkpoint, targets, probability):
-    """Checkpoint, targets and probabilities -> dict of figures over all classes and by class."""
-    if checkpoint["task"] == "multilabel":
-        return multilabel_metrics(targets, probability, checkpoint["thresholds"], checkpoint["class_names"])
-    return multiclass_metrics(targets, probability, checkpoint["class_names"])
-
-
-def evaluate(checkpoint, data, rows, targets, probability):
-    """Checkpoint, dataset, test rows, their targets and probabilities -> dict of all figures."""
-    metrics, names, metadata = figures_of_task(checkpoint, targets, probability), checkpoint["class_names"], data.metadata[rows]
-    if data.kind == "mitbih" and checkpoint["class_map"] == "aami":
-        metrics |= aami_metrics(targets, probability, metadata["record"], names)
-        metrics["ec57"] = ec57_figures(targets, probability.argmax(axis=1), metadata["record"], names)
-    elif data.kind == "ptbxl":
-        metrics["groups"] = group_figures(checkpoint, metadata, targets, probability)
-    return metrics
-
-
-def membership(checkpoint, targets, probability):
-    """Targets and probabilities -> (n, k) true and predicted membership, bool."""
-    if checkpoint["task"] == "multilabel":
-        return targets == 1, probability >= np.array(checkpoint["thresholds"])
-    classes = np.arange(len(checkpoint["class_names"]))
-    return targets[:, None] == classes, probability.argmax(axis=1)[:, None] == classes
-
-
-def scored_rows(checkpoint, net, data, inputs, side):
-    """Checkpoint, net, dataset, inputs of all its rows, "validation" or "test" -> its row numbers, targets, probabilities."""
-    sides = split_rows(data, checkpoint["split"], checkpoint["split_parts"], checkpoint["seed"])
-    rows = task_rows(data, checkpoint["task"], sides)[side]
-    if len(rows) == 0:
-        raise SystemExit(f"{data.name}_signals.npy has no {side} rows with a class: preprocess the complete dataset"
-                         + (', or train with another SPLIT: "all" left none' if checkpoint["split"] == "all" else ""))
-    records = data.metadata["record"][rows] if checkpoint["prior"] else None
-    logits = predict(net, *inputs, rows, checkpoint["crop"])
-    probability = probabilities(logits, checkpoint["task"], len(checkpoint["class_names"]), records, checkpoint["prior"])
-    return rows, targets_of(data, checkpoint["task"])[rows].numpy(), probability
-
-
-def resampled_figures(checkpoint, patients, targets, probability):
-    """Test rows -> their `resampled` figures."""
-    return resampled(patients, statistics_of(*membership(checkpoint, targets, probability), probability,
-                                             checkpoint["class_names"]))
-
-
-def compare_with(model, checkpoint, data, rows, patients, figures):
-    """Name of another model of the dataset -> dict of the differences from it on the same rows, with their intervals."""
-    other, net = load_checkpoint(DATASET, model)
-    check_dataset(other, data)
-    other_rows, targets, probability = scored_rows(other, net, data, make_inputs(data, **other["inputs"]), "test")
-    if not np.array_equal(other_rows, rows) or other["task"] != checkpoint["task"]:
-        raise SystemExit(f"COMPARE_WITH = {model!r}: that model has another task or other test rows. "
-                         "Train both with the same constants")
-    return {"model": model, "difference": compare(figures, resampled_figures(other, patients, targets, probability))}
-
-
-def predictions_table(checkpoint, metadata, wanted, predicted, probability):
-    """Metadata of the test rows, (n, k) truth, predictions, probabilities -> table with one row each."""
-    names = np.array(checkpoint["class_names"])
-    fields = [name for name in ("ecg_id", "record", "sample", "symbol", "patient", "fold", "age", "sex")
-              if name in metadata.dtype.names]
-    columns = {name: metadata[name] for name in fields}
-    for title, mask in (("true", wanted), ("predicted", predicted)):
-        columns[title] = ["+".join(names[row]) for row in mask]
-    for k, name in enumerate(names):
-        columns |= {f"{name} true": wanted[:, k].astype(int), f"{name} probability": probability[:, k]}
-    return pd.DataFrame(columns)
-
-
-def captions_of(checkpoint, metadata, wanted, probability, rows):
-    """Row numbers among the test rows -> a caption for each: where it is from, its classes, the most probable one."""
-    names = np.array(checkpoint["class_names"])
-    where = [f"ecg_id {m['ecg_id']}" if "ecg_id" in metadata.dtype.names
-             else f"{m['record']}, {m['sample'] / checkpoint['sampling_rate']:.1f} s" for m in metadata[rows]]
-    end = ", " if "ecg_id" in metadata.dtype.names else ",\n"
-    return [f"{place}: true {'+'.join(names[wanted[row]]) or 'none'}{end}most probable {names[probability[row].argmax()]} "
-            f"({probability[row].max():.2f})" for place, row in zip(where, rows)]
-
-
-def worst_rows(wanted, predicted, probability, number):
-    """(n, k) truth, predictions, probabilities -> rows of the most confident mistakes."""
-    error = np.where(wanted != predicted, np.abs(wanted - probability), 0).max(axis=1)
-    return np.argsort(-error, kind="stable")[:min(number, int(np.sum(error > 0)))]
-
-
-def draw_all(paths, checkpoint, net, data, inputs, rows, wanted, predicted, probability, report, title):
-    """Makes the six pictures -> dict for the JSON: completeness of the integrated gradients, and the deletion test."""
-    names, metadata, signals = checkpoint["class_names"], data.metadata[rows], data.signals[rows]
-    confusion, curves, calibration, explanation, averages, mistakes = paths
-    plot_confusion(report["confusion_matrix"], names,
-                   title + (", records with one superclass" if checkpoint["task"] == "multilabel" else ""), confusion)
-    plot_curves(wanted, predicted, probability, names, f"{title}; circle: operating point", curves)
-    plot_calibration(report["calibration"], title, calibration)
-
-    test_inputs = [values[torch.from_numpy(rows)] for values in inputs]
-    chosen = choose_rows(wanted, predicted, probability, AVERAGED[DATASET])
-    explained, gap = explain(net, checkpoint, test_inputs, chosen)
-    tests = {method: [deletion_test(net, checkpoint, test_inputs, chosen, explained[method], moved) for moved in (False, True)]
-             for method in METHODS}
-    middle = {k: (len(found) - 1) // 2 for k, found in chosen.items()}
-    examples = {k: found[middle[k]] for k, found in chosen.items()}
-    captions = dict(zip(examples, captions_of(checkpoint, metadata, wanted, probability, list(examples.values()))))
-    plot_explanation(checkpoint, signals, examples, {k: explained[DRAWN_METHOD][k][middle[k]] for k in chosen}, captions,
-                     f"{title}: {DRAWN_METHOD.replace('_', ' ')}", explanation)
-    plot_averages(checkpoint, signals, chosen, explained, tests, f"{title}: {DRAWN_METHOD.replace('_', ' ')}", averages)
-    worst = worst_rows(wanted, predicted, probability, 12 if data.kind == "mitbih" else 8)
-    plot_mistakes(checkpoint, signals, worst, captions_of(checkpoint, metadata, wanted, probability, worst),
-                  f"{title}: the most confident mistakes", mistakes)
-    return {"methods": METHODS, "completeness_error": gap, "deleted": DELETED,
-            "deletion": {method: {"attribution": found.tolist(), "moved": moved.tolist()}
-                         for method, (found, moved) in tests.items()}}
-
-
-def check_constants():
-    """Stops the run with one sentence when a constant has none of its allowed values."""
+def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
-    check_choice("COMPARE_WITH", COMPARE_WITH, [None, *(model for model in ("cnn", "lstm", "mlp") if model != MODEL)])
-    if not METHODS or set(METHODS) - {"gradient", "integrated_gradients", "grad_cam"}:
-        raise SystemExit(f"METHODS = {METHODS!r}: expected some of gradient, integrated_gradients, grad_cam")
+    check_choice("COMPARE_WITH", COMPARE_WITH, [None, "cnn", "lstm", "mlp"])
     check_choice("DRAWN_METHOD", DRAWN_METHOD, METHODS)
-
-
-def main():
-    check_constants()
-    checkpoint, net = load_checkpoint(DATASET, MODEL)
-    data = load_dataset(DATASET)
-    check_dataset(checkpoint, data)
-    inputs = make_inputs(data, **checkpoint["inputs"])
-    rows, targets, probability = scored_rows(checkpoint, net, data, inputs, "test")
-    _, validation_targets, validation_probability = scored_rows(checkpoint, net, data, inputs, "validation")
-    wanted, predicted = membership(checkpoint, targets, probability)
-    patients, warnings = data.metadata["patient"][rows], warnings_of(checkpoint)
-
-    figures = resampled_figures(checkpoint, patients, targets, probability)
-    temperature = fit_temperature(validation_probability, validation_targets, checkpoint["task"])
-    report = {"protocol": protocol_of(checkpoint, rows) | {"test_patients": len(np.unique(patients))}, "warnings": warnings,
-              "made_from": {**origin_of(checkpoint), "evaluation": constants_of(globals(), ["KEYS", "INPUTS"])},
-              **evaluate(checkpoint, data, rows, targets, probability),
-              "intervals": {name: interval(values[1:]) for name, values in figures.items()},
-              "calibration": calibration_of(checkpoint, targets, probability, temperature)}
+    scored, checkpoint = score_test_rows(DATASET, MODEL)
+    warnings = warnings_of(scored.data.header, scored.recipe)
+    title = ". ".join([f"{DATASET} {MODEL}, {scored.recipe.split} split, test rows", *warnings])
+    resampled = resampled_figures(scored)
+    tables = make_tables(scored, resampled)
     if COMPARE_WITH:
-        report["comparison"] = compare_with(COMPARE_WITH, checkpoint, data, rows, patients, figures)
-    print(f"{DATASET} {MODEL}, {checkpoint['task']}: {len(rows):,} test rows of the {checkpoint['split']} split, "
-          f"{report['protocol']['test_patients']:,} patients")
-    print_metrics(report)
+        tables[f"difference from {COMPARE_WITH}"] = compare_with(COMPARE_WITH, scored, resampled)
+    rows, classes = choose_examples(scored, AVERAGED[DATASET])
+    explained, tables["deletion test"], missed = explain(scored, rows, classes)
+    drawn = explained[DRAWN_METHOD]
+    examples = [np.flatnonzero(classes == k)[(classes == k).sum() // 2] for k in set(classes)]
+    mistakes = most_confident_mistakes(scored, 4 if scored.data.is_ptbxl else 12)
 
-    title = ". ".join([f"{DATASET} {MODEL}, {checkpoint['split']} split, test rows", *warnings])
-    outputs = [f"{DATASET}_{MODEL}_{part}"
-               for part in ("confusion.png", "curves.png", "calibration.png", "explanation.png", "averages.png", "mistakes.png",
-                            "metrics.json", "predictions.csv", "report.html")]
+    pictures = ["confusion", "curves", "calibration", "explanation", "averages", "mistakes"]
+    outputs = [f"{DATASET}_{MODEL}_{name}.png" for name in pictures]
+    outputs += [f"{DATASET}_{MODEL}_{name}" for name in (
+        "metrics.json", "predictions.csv", "report.html")]
     with new_files(*outputs) as paths:
-        report["interpretation"] = draw_all(paths[:6], checkpoint, net, data, inputs, rows, wanted, predicted, probability,
-                                            report, title)
-        paths[6].write_text(json.dumps(report, indent=1) + "\n")
-        table = predictions_table(checkpoint, data.metadata[rows], wanted, predicted, probability)
-        table.to_csv(paths[7], index=False, float_format="%.9g")
-        headings = ["Confusion matrix", "Curves", "Calibration", "What the model looks at", "Averages and deletion test",
-                    "Mistakes"]
-        paths[8].write_text(report_page(title, report, dict(zip(headings, paths))))
-    print_interpretation(report["interpretation"])
-    print(*warnings, sep="\n")
+        plot_confusion(scored, title, paths[0])
+        plot_curves(scored, title, paths[1])
+        plot_calibration(scored, title, paths[2])
+        plot_ecgs(scored, rows[examples], drawn[examples], f"{title}: {DRAWN_METHOD}", paths[3])
+        plot_averages(scored, classes, drawn, tables["deletion test"], title, paths[4])
+        plot_ecgs(scored, mistakes, np.zeros((len(mistakes), *drawn.shape[1:])),
+                  f"{title}: the most confident mistakes", paths[5])
+        paths[6].write_text(to_json({
+            "checkpoint": protocol_of(checkpoint), "warnings": warnings, "tables": tables,
+            "test_rows": len(scored.rows), "completeness_error": missed}))
+        predictions_table(scored).to_csv(paths[7], index=False, float_format="%.9g")
+        paths[8].write_text(report_page(title, tables, dict(zip(pictures, paths))))
+
+    print(title)
+    print_tables(tables)
+    print(f"integrated gradients miss the difference of the logits by {missed:.2%}")
     print(f"Wrote {', '.join(outputs)}")
 
 

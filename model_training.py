@@ -1,15 +1,16 @@
 """Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
 
-Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from the preprocess scripts
-Writes  {dataset}_{model}_model.pth      weights and everything needed to use them (see `describe`)
+Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
+Writes  {dataset}_{model}_model.pth      weights, and all that a later stage must know
         {dataset}_{model}_training.png   loss and validation score by epoch
-        {dataset}_{model}_state.pth      after every epoch, what RESUME goes on from; removed at the end
-Takes   a minute for MIT-BIH, 6 to 7 minutes for PTB-XL at 100 Hz, on two cores without a GPU (mlp: a third of that).
-        Several processes, GPUs or machines share the work with: torchrun --nproc-per-node=2 model_training.py
+        {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
+Takes   a minute for MIT-BIH, 6 minutes for PTB-XL at 100 Hz on two cores without a GPU.
+
+Several GPUs or machines: torchrun --nproc-per-node=2 model_training.py
 """
 
+import atexit
 import io
-import json
 import os
 import sys
 import time
@@ -20,376 +21,387 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+from scipy.ndimage import uniform_filter1d
+from scipy.optimize import minimize_scalar
+from scipy.signal import butter, sosfiltfilt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import (check_choice, constants_of, header_sum, low_pass, new_files, qrs_energy, rhythm_features,
-                               rr_window, sha256_of, versions)
+from preprocess_mitbih import beat_table, check_choice, load_dataset, new_files
 
-# data
+# data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
-TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the published benchmark) or "multiclass"
-                          # (records with exactly one superclass). MIT-BIH beats have one class each: always multiclass
-LEADS = "all"             # "all" leads of the .npy file, or names: ["II"] trains a one-lead model on PTB-XL
-RECORD_RELATIVE = True    # MIT-BIH: show each beat beside its record's median beat (needs no labels of the record)
-TEMPLATE_DISTANCE = {"cnn": True, "lstm": False, "mlp": False}   # MIT-BIH: a feature that says how far the QRS complex is from
-                          # the median beat's (see `template_distance`); only the cnn gained by it in cross-validation over DS1
-RHYTHM = True             # MIT-BIH: give the model the RR intervals around the beat (annotated beat positions)
-CONTEXT_SECONDS = None    # s: MIT-BIH: where a beat's normal beat and rhythm come from: None: its whole record, as in a Holter
-                          # analysis; 10: the 10 s strip it is in, all that a PTB-XL record offers, for models to be used there
-SHIFT_SECONDS = 0.0       # s: MIT-BIH: in training a beat is moved at random by up to so much, for positions of another origin;
-                          # its score is then the mean of the two ends of that range
-LOW_PASS = None           # Hz: None, or a frequency (40) above which nothing reaches the model, as databases differ there
-ADAPTED_CLASSES = {"aami": ["N", "S"], "clinical": ["normal", "supraventricular"]}   # MIT-BIH: classes whose share may
-                          # differ from record to record (see `adapt_prior`, which needs no labels); []: none
+MODEL = "cnn"             # "cnn", "lstm" or "mlp"
+RECIPE = "home"           # "home": for records of the same database, or "transfer": of the other
+TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the benchmark), or
+                          # "multiclass" (records with exactly one). MIT-BIH is always multiclass
+LEADS = "all"             # "all" leads of the .npy file, or names: ["II", "V1"]
 
 # split
-SPLIT = "inter_patient"   # "inter_patient" (MIT-BIH DS1 to DS2, PTB-XL folds); "all": the test side and the paced records train
-                          # too, for models to be used on another database; or "random", which leaks patients
-VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1 that are not trained on
-EXCLUDED_RECORDS = []     # MIT-BIH, not for random: ["202"] leaves out the test record of the patient who is also in DS1 (201)
-VALIDATION_FOLD = 9       # PTB-XL: strat_fold for choosing the epoch and the thresholds; the rest trains
-TEST_FOLD = 10            # PTB-XL: strat_fold that is only reported
-
-# model
-MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-
-# optimiser
-EPOCHS = {"mitbih": 6, "ptbxl": 18}
-BATCH_SIZE = {"mitbih": 256, "ptbxl": 64}
-LEARNING_RATE = {"mitbih": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # the peak of the one-cycle schedule
-                 "ptbxl": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3}}
-WEIGHT_DECAY = 1e-2       # of AdamW
-CLASS_WEIGHT_POWER = 0.25 # multiclass: a class with count c weighs 1 / c^power: 0 for equal weights, 1 for balanced
-                          # classes (one below 0.1% of the rows weighs like one of 0.1%)
-SIGNAL_NOISE = {"mitbih": 2.5, "ptbxl": 0.0}   # added in training, in standard deviations of the training rows: DS1 has
-                          # 17 training patients, and without noise a net learns them by heart
-RHYTHM_NOISE = 0.3        # the same for the RR features
-STATEMENT_WEIGHT = 3.0    # PTB-XL: weight of a second loss, on all 71 SCP statements (the superclasses summarise 44 of them):
-                          # the net has an output for each of them after those of the classes. 0: neither
-TRAIN_FRACTION = 1.0      # share of the training patients that is used: to see what a small dataset would give
-KEEP = {"mitbih": "last", "ptbxl": "best"}   # which epoch's weights: five validation patients are too few to pick one of
-                          # MIT-BIH's, and cross-validation over DS1 was done with the last one
-PATIENCE = 8              # "best": epochs without a better validation score before the run stops; the one-cycle schedule
-                          # reaches its best epochs last
+SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
+                          # trains, too, for another database; or "random", which leaks patients
+VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1
+EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of a patient of DS1 (201)
+VALIDATION_FOLD = 9       # PTB-XL: for the epoch and the thresholds
+TEST_FOLD = 10            # PTB-XL: only for the report
 
 # run
 SEED = 0                  # one seed, one result, on the CPU
-RESUME = False            # True: goes on after the last whole epoch of a run that was stopped, to the same weights on the CPU
-DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of their names
+RESUME = False            # True: go on after the last complete epoch of a stopped run
+DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
-# What a model sees at a time: the middle of a MIT-BIH segment (the P wave to the ST segment), random crops of PTB-XL.
-CROP_SECONDS = {"mitbih": 0.5, "ptbxl": 2.5}
-ARCHITECTURE = {
-    "mitbih": {"cnn": {"widths": [32, 48, 64], "stem_kernel": 11, "stem_stride": 3, "squeeze": 16},
-               "lstm": {"width": 48, "stem_stride": 3, "squeeze": 16},
-               "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0}},   # shares of the crop
+# crop_seconds       what a net sees at a time: the middle of a beat, random crops of a record
+# record_relative    show each beat beside the median beat of its record
+# rhythm             RR features of the beats
+# template_distance  models with the feature of `template_distance`
+# context_seconds    where median beat and rhythm come from: strips of this length; None: the record
+# align_beats        centre the QRS complex first
+# shift_seconds      move training beats at random by up to this, as detected R peaks are less exact
+# low_pass           Hz, cutoff; 40 removes what the two databases filter differently
+# signal_noise       added in training, in standard deviations of the training rows
+# statement_weight   weight of a second loss, on PTB-XL's 71 SCP statements
+# learning_rate      peak of the one-cycle schedule
+# class_weight_power a class of count c weighs 1 / c^power in the loss; 0: equal weights
+# keep_epoch         "last", or "best" in validation; five patients of MIT-BIH cannot choose one
+RECIPES = {
+    "mitbih": {
+        "crop_seconds": 0.5, "record_relative": True, "rhythm": True, "template_distance": ["cnn"],
+        "context_seconds": None, "align_beats": False, "shift_seconds": 0.0, "low_pass": None,
+        "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
+        "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
+        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
+        "class_weight_power": 0.25, "keep_epoch": "last", "flatten_width": 16,
+    },
+    "ptbxl": {
+        "crop_seconds": 2.5, "record_relative": False, "rhythm": False, "template_distance": [],
+        "context_seconds": None, "align_beats": False, "shift_seconds": 0.0, "low_pass": None,
+        "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 3.0,
+        "epochs": 18, "batch_size": 64, "weight_decay": 1e-2,
+        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
+        "class_weight_power": 0.25, "keep_epoch": "best", "flatten_width": None,
+    },
+}
+TRANSFER = {   # what RECIPE = "transfer" changes
+    "mitbih": {"context_seconds": 10, "align_beats": True, "shift_seconds": 0.04, "low_pass": 40,
+               "template_distance": [], "epochs": 3, "flatten_width": None},
+    "ptbxl": {"crop_seconds": 5.0, "low_pass": 40, "statement_weight": 20.0, "epochs": 10},
+}
+ARCHITECTURES = {
+    "mitbih": {"cnn": {"widths": [32, 48, 64], "stem_kernel": 11, "stem_stride": 3},
+               "lstm": {"width": 48, "stem_stride": 3},
+               "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0}},   # parts of the crop
     "ptbxl": {"cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
               "lstm": {"width": 80, "stem_stride": 2},
               "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1}},
 }
-# Constants that say how a run goes, not what comes out; the others are recorded in the checkpoint.
-HOW_IT_RUNS = ["RESUME", "DEVICE", "MODELS", "HOW_IT_RUNS"]
-# The metadata field that the inter-patient split goes by.
-GROUP = {"mitbih": "record", "ptbxl": "fold"}
 
 
-# ---- Load a dataset ----
+# ---- Split: patients on one side only ----
 
-def load_array(name, script, digest=None):
-    """.npy file of the working directory -> memory-mapped array. Stops with one sentence when it is not usable.
-
-    With a digest the file must have this SHA-256.
-    """
-    try:
-        array = np.lib.format.open_memmap(name, mode="c")   # "c": the file is never written to. Pickled objects are refused
-    except FileNotFoundError:
-        raise SystemExit(f"{name} is not in this folder. Make it with: python {script}") from None
-    except Exception as error:   # numpy raises errors of many kinds on damaged files
-        reason = " ".join(str(error).split())[:100]
-        raise SystemExit(f"{name} is damaged ({reason}). Make it again with: python {script}") from error
-    if digest and sha256_of(name) != digest:
-        raise SystemExit(f"{name} is damaged, or of another run than the header beside it (its SHA-256 is not the one in "
-                         f"there). Make all of them again with: python {script}")
-    return array
-
-
-def load_header(dataset):
-    """Name -> (header record, dict of part -> SHA-256, name of the script that makes them), after a check of the header."""
-    script = "preprocess_ptbxl.py" if dataset == "ptbxl" else "preprocess_mitbih.py"
-    header = load_array(f"{dataset}_header.npy", script)
-    fields = set(header.dtype.names or ())
-    if header.shape != (1,) or not {"own_sum", "made_from"} <= fields or header["own_sum"] != header_sum(header):
-        raise SystemExit(f"{dataset}_header.npy is damaged or of an earlier version. Make all {dataset}_*.npy files again "
-                         f"with: python {script}")
-    return header[0], dict(zip(header["parts"][0].tolist(), header["part_sums"][0].tolist())), script
-
-
-def load_dataset(dataset):
-    """Name -> signals (n, leads, samples) float32 mV, labels (n,), metadata (n,) structured, header (one record), kind.
-
-    kind is "ptbxl", or "mitbih" for any database of annotated beats. The signals stay on disk, as a memory map. The files must
-    be those that one run of the preprocess script wrote, byte for byte; it is this script that has checked what is in them.
-    """
-    header, sums, script = load_header(dataset)
-    signals, labels, metadata = (load_array(f"{dataset}_{part}.npy", script, sums[part])
-                                 for part in ("signals", "labels", "metadata"))
-    return SimpleNamespace(name=dataset, kind="ptbxl" if dataset == "ptbxl" else "mitbih", labels=labels, metadata=metadata,
-                           header=header, signals=signals[:, None] if signals.ndim == 2 else signals)
-
-
-# ---- Split ----
-
-def split_rows(data, split, parts, seed):
-    """Dataset, "inter_patient" or "random", checkpoint's parts, seed -> dict of train, validation, test row numbers.
-
-    parts names the records (MIT-BIH) or folds (PTB-XL) of each side; a random split follows the seed instead.
-    """
-    if split == "random":
-        rows = np.random.default_rng(seed).permutation(len(data.signals))
-        first, second = int(.8 * len(rows)), int(.9 * len(rows))
-        return {"train": np.sort(rows[:first]), "validation": np.sort(rows[first:second]), "test": np.sort(rows[second:])}
-    group = data.metadata[GROUP[data.kind]]
-    return {side: np.flatnonzero(np.isin(group, members)) for side, members in parts.items()}
-
-
-def split_parts(data, split="inter_patient"):
-    """Dataset, "inter_patient" or "all" -> dict of side -> its records or folds, from the constants."""
-    if data.kind == "ptbxl":
-        group = np.arange(1, 11)
-        test, validation = group == TEST_FOLD, group == VALIDATION_FOLD
+def choose_sides(data, split):
+    """Dataset, SPLIT -> dict of side -> its records (MIT-BIH) or folds (PTB-XL)."""
+    if data.is_ptbxl:
+        side_of = dict.fromkeys(range(1, 11), "train")
+        side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test"}
     else:
-        group, first = np.unique(data.metadata["record"], return_index=True)
-        subset = data.metadata["subset"][first]
-        kept = ~np.isin(group, EXCLUDED_RECORDS) & ((split == "all") | (subset != "paced"))
-        group, subset = group[kept], subset[kept]
-        test, validation = np.isin(subset, ["DS2", "test"]), np.isin(group, VALIDATION_RECORDS)   # "test": of a third database
-    test &= split != "all"
-    sides = {"train": ~test & ~validation, "validation": validation, "test": test}
-    return {side: group[rows].tolist() for side, rows in sides.items()}
+        subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
+        excluded = list(map(str, EXCLUDED_RECORDS))
+        side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records
+                   if record["name"] not in excluded}
+        side_of |= {name: "validation" for name in map(str, VALIDATION_RECORDS) if name in side_of}
+    if split == "all":
+        side_of = {member: "validation" if side == "validation" else "train"
+                   for member, side in side_of.items()}
+    return {side: [member for member in side_of if side_of[member] == side]
+            for side in ("train", "validation", "test")}
 
 
-def check_records(data):
-    """Stops the run when a constant names a MIT-BIH record that is not there or not in DS1."""
-    here = set(np.unique(data.metadata["record"]).tolist())
-    ds1 = set(np.unique(data.metadata["record"][data.metadata["subset"] == "DS1"]).tolist())
-    for name, value, allowed, what in (("VALIDATION_RECORDS", VALIDATION_RECORDS, ds1, "records of DS1"),
-                                       ("EXCLUDED_RECORDS", EXCLUDED_RECORDS, here, "records")):
-        wrong = [str(record) for record in value if record not in allowed]
-        if wrong:
-            raise SystemExit(f"{name} names {', '.join(wrong)}: expected {what} that are in mitbih_metadata.npy, as texts: "
-                             f"{' '.join(sorted(allowed))}")
+def split_rows(data, sides, recipe):
+    """Dataset, records or folds of each side -> dict of side -> (rows,) rows that have a label.
+
+    A random split follows the seed, whatever the sides say.
+    """
+    has_label = data.labels >= 0
+    if data.is_ptbxl and recipe.task == "multiclass":
+        has_label = data.metadata["superclasses"].sum(axis=1) == 1
+    member = data.metadata["fold"] if data.is_ptbxl else data.record
+    rows = {side: np.flatnonzero(np.isin(member, members)) for side, members in sides.items()}
+    if recipe.split == "random":
+        order = np.random.default_rng(recipe.seed).permutation(len(member))
+        parts = np.split(order, [int(0.8 * len(order)), int(0.9 * len(order))])
+        rows = dict(zip(rows, map(np.sort, parts)))
+    return {side: part[has_label[part]] for side, part in rows.items()}
 
 
-def check_patients(data, sides, split):
-    """Stops the run if a patient is on two sides; a random split shares patients and says so. Returns a sentence."""
-    patients = {side: set(np.unique(data.metadata["patient"][rows]).tolist()) for side, rows in sides.items()}
-    shared = (patients["train"] & patients["validation"]) | ((patients["train"] | patients["validation"]) & patients["test"])
+def check_patients(data, rows, split):
+    """Stops the run if a patient is on two sides; a random split says so. Returns a sentence."""
+    train, validation, test = (set(data.patient[part].tolist()) for part in rows.values())
+    shared = (train & validation) | ((train | validation) & test)
     if split == "random":
-        return (f"*** LEAKY SPLIT: {len(shared)} patients are on two sides of it or three. The scores are far too good, "
-                "for comparison with older papers only ***")
-    allowed = {"201"} if data.name == "mitbih" else set()   # 201 (DS1) and 202 (DS2), the standard split's known flaw
-    if shared - allowed:
-        raise SystemExit(f"patients {', '.join(sorted(shared - allowed)[:10])} are on two sides of the split. "
-                         "Nothing was trained")
-    note = "; 201 (DS1) and 202 (DS2) are one patient, as in the standard split" if shared else ""
+        return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
+                "are far too good, for comparison with older papers only ***")
+    known = shared & {"201"} if data.name == "mitbih" else set()
+    if shared - known:
+        raise SystemExit(f"patients {', '.join(sorted(shared - known)[:10])} are on two sides of "
+                         "the split. Nothing was trained")
+    note = "; 201 (DS1) and 202 (DS2) are one patient, as in the standard split" if known else ""
     return f"no patient is on two sides{note}"
-
-
-def task_rows(data, task, sides):
-    """Leaves the rows that the task can use: one superclass each for multiclass, at least one for multilabel."""
-    usable = data.labels >= 0
-    if data.kind == "ptbxl" and task == "multiclass":
-        usable = data.metadata["superclasses"].sum(axis=1) == 1
-    return {side: rows[usable[rows]] for side, rows in sides.items()}
-
-
-def some_patients(data, rows, fraction):
-    """Training rows -> those of a share of their patients, drawn at random with a fixed seed."""
-    patients = np.unique(data.metadata["patient"][rows])
-    kept = np.random.default_rng(0).permutation(patients)[:round(fraction * len(patients))]
-    return rows[np.isin(data.metadata["patient"][rows], kept)]
-
-
-def targets_of(data, task):
-    """Dataset, task -> tensor of targets: (n,) int64 classes or (n, classes) float32 zeros and ones."""
-    if task == "multilabel":
-        return torch.from_numpy(data.metadata["superclasses"].astype(np.float32))
-    return torch.from_numpy(np.array(data.labels))
-
-
-def statements_of(data):
-    """Dataset -> (n, statements) float32 zeros and ones, the SCP statements of PTB-XL's records; (n, 0) for other datasets."""
-    if data.kind != "ptbxl" or STATEMENT_WEIGHT == 0:
-        return torch.zeros(len(data.labels), 0)
-    return torch.from_numpy((data.metadata["statements"] >= 0).astype(np.float32))
 
 
 # ---- Inputs ----
 
-def record_rows(metadata, strip=None):
-    """(n,) metadata -> list of the row numbers of each record, or of each strip of so many samples, in time order."""
-    _, number = np.unique(metadata["record"], return_inverse=True)
+def make_examples(data, recipe):
+    """Dataset, settings -> what a net learns from, all rows of the dataset.
+
+    signals (n, channels, samples), features (n, k); targets (n,) int64 classes or (n, classes)
+    float32 zeros and ones; statements (n, statements) float32 zeros and ones.
+    """
+    if recipe.task == "multilabel":
+        targets = data.metadata["superclasses"].astype(np.float32)
+    else:
+        targets = np.array(data.labels)
+    statements = np.zeros((len(targets), 0), np.float32)
+    if recipe.statement_weight:
+        statements = (data.metadata["statements"] >= 0).astype(np.float32)
+    signals, features = dataset_inputs(data, recipe)
+    return SimpleNamespace(signals=signals, features=features, targets=torch.from_numpy(targets),
+                           statements=torch.from_numpy(statements))
+
+
+def dataset_inputs(data, recipe):
+    """Dataset, settings -> the tensors of make_inputs for all of its rows."""
+    names = data.header.leads
+    signals = data.signals
+    if recipe.leads != names:
+        signals = np.ascontiguousarray(signals[:, [names.index(x) for x in recipe.leads]])
+    beats = None if data.is_ptbxl else data.metadata
+    return make_inputs(signals, beats, data.header.sampling_rate, recipe)
+
+
+def make_inputs(signals, beats, rate, recipe):
+    """Signals and beats -> signals (n, channels, samples) and features (n, k), float32 tensors.
+
+    signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS, or
+    None for 12-lead records.
+    """
+    features = np.zeros((len(signals), 0), np.float32)
+    if recipe.low_pass:
+        signals = low_pass(signals, rate, recipe.low_pass)
+    if beats is not None:
+        strip = recipe.context_seconds and round(recipe.context_seconds * rate)
+        groups = rows_by_record(beats, strip)
+        if recipe.align_beats:
+            signals = align_beats(signals, rate)
+        if recipe.record_relative:
+            signals = relative_beats(signals, groups)
+        start = (signals.shape[2] - recipe.window) // 2
+        signals = np.ascontiguousarray(signals[:, :, start:start + recipe.window])
+        if recipe.rhythm:
+            features = rhythm_features(beats_of_strips(beats, groups, rate) if strip else beats)
+        if recipe.template_distance:
+            differences = signals[:, signals.shape[1] // 2:]
+            distance = template_distance(differences, groups, rate)
+            features = np.concatenate([features, distance], axis=1)
+    return torch.from_numpy(signals), torch.from_numpy(features)
+
+
+def low_pass(signals, rate, cutoff):
+    """(n, leads, samples) float32 -> the same below the cutoff in Hz (4th-order Butterworth)."""
+    if cutoff >= rate / 2:
+        return signals
+    sections = butter(4, cutoff, fs=rate, output="sos")
+    filtered = np.empty_like(signals)
+    for rows in np.array_split(np.arange(len(signals)), max(1, signals.size // 2_000_000)):
+        filtered[rows] = sosfiltfilt(sections, signals[rows], axis=-1)
+    return filtered
+
+
+def rows_by_record(beats, strip):
+    """(n,) beats -> list of the rows of each record, or of each strip of so many samples."""
+    _, number = np.unique(beats["record"], return_inverse=True)
     if strip:
-        place = metadata["sample"] // strip
+        place = beats["sample"] // strip
         _, number = np.unique(number * (place.max() + 1) + place, return_inverse=True)
     return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
 def relative_beats(signals, groups):
-    """(n, leads, samples) float32 mV, row numbers of each record or strip -> (n, 2 * leads, samples).
+    """(n, leads, samples) mV, rows of each record -> (n, 2 * leads, samples) float32.
 
-    The beats in heights of their record's median beat, then their differences from it. The median beat needs no labels, but
-    all beats of the record: an offline analysis, as in a Holter.
+    The beats in heights of their record's median beat, then their differences from it. The
+    median beat needs no labels, but all beats of the record, as in the analysis of a Holter.
     """
     relative = np.empty((len(signals), 2, *signals.shape[1:]), np.float32)
     for rows in groups:
-        beats = signals[rows] - np.median(signals[rows], axis=2, keepdims=True)     # without their baseline
+        beats = signals[rows] - np.median(signals[rows], axis=2, keepdims=True)   # no baseline
         median = np.median(beats, axis=0)
-        height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]                   # mV; a flat lead is not blown up
-        relative[rows, 0], relative[rows, 1] = beats / height, (beats - median) / height
+        height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]   # mV; keeps a flat lead flat
+        relative[rows, 0] = beats / height
+        relative[rows, 1] = (beats - median) / height
     return relative.reshape(len(signals), -1, signals.shape[2])
 
 
 def template_distance(differences, groups, rate):
-    """(n, leads, samples) differences from the record's median beat, rows of each record or strip -> (n, 1) float32.
+    """(n, leads, samples) differences from the median beat, rows of each record -> (n, 1) float32.
 
-    The log of the root mean square difference of a QRS complex over the median one of its record: in a noisy record all
-    beats differ, a ventricular one stands out, and a supraventricular one has the QRS complex of the normal ones.
+    Log of the QRS complex's root mean square difference over the usual one of its record: in a
+    noisy record all beats differ, but a ventricular one stands out.
     """
     middle = differences.shape[2] // 2
     qrs = differences[:, :, middle - round(0.08 * rate):middle + round(0.1 * rate)]
-    distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # heights of the median beat; a flat lead has 0
+    distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # a flat lead has 0
     for rows in groups:
         distance[rows] /= np.median(distance[rows])
     return np.log(distance)[:, None]
 
 
-def align_beats(signals, rate):
-    """(n, leads, samples) beats -> the same, moved by up to 0.1 s so that the QRS complex's energy peaks in the middle.
+def qrs_energy(signals, rate):
+    """(n, leads, samples) -> (n, samples): slope of all leads from 5 to 20 Hz, over 0.12 s."""
+    sections = butter(2, (5, 20), "bandpass", fs=rate, output="sos")
+    slope = np.gradient(sosfiltfilt(sections, signals, axis=2), axis=2)
+    return np.sqrt(uniform_filter1d(np.square(slope).sum(axis=1), round(0.12 * rate), axis=1))
 
-    Annotated and detected positions differ by some samples; so do two databases'.
+
+def align_beats(signals, rate):
+    """(n, leads, samples) beats -> the same, moved by up to 0.1 s to their peak of qrs_energy.
+
+    Annotated and detected positions differ by some samples, and so do those of two databases.
     """
-    middle, reach = signals.shape[2] // 2, round(0.1 * rate)
+    middle = signals.shape[2] // 2
+    reach = round(0.1 * rate)
     aligned = np.empty_like(signals)
     for rows in np.array_split(np.arange(len(signals)), max(1, len(signals) // 4096)):
-        shift = qrs_energy(signals[rows], rate)[:, middle - reach:middle + reach + 1].argmax(axis=1) - reach
-        columns = np.clip(np.arange(signals.shape[2]) + shift[:, None], 0, signals.shape[2] - 1)
+        energy = qrs_energy(signals[rows], rate)[:, middle - reach:middle + reach + 1]
+        shift = energy.argmax(axis=1) - reach
+        columns = np.arange(signals.shape[2]) + shift[:, None]
+        columns = np.clip(columns, 0, signals.shape[2] - 1)
         aligned[rows] = np.take_along_axis(signals[rows], columns[:, None], axis=2)
     return aligned
 
 
-def make_inputs(data, leads, record_relative, with_distance, rhythm, window, context, align, low_pass_hz):
-    """Dataset and the checkpoint's settings -> signals (n, channels, samples), features (n, k) float32 tensors.
+def beats_of_strips(beats, strips, rate):
+    """(n,) beats, rows of each strip -> the same as if each strip were a record of its own."""
+    beats = np.array(beats)
+    for rows in strips:
+        beats[rows] = beat_table(beats["sample"][rows], rate)
+    return beats
 
-    window is the number of samples kept in the middle of each signal, None for all; context, low_pass_hz and with_distance are
-    CONTEXT_SECONDS, LOW_PASS and TEMPLATE_DISTANCE; align: see `align_beats`.
+
+def rhythm_features(beats):
+    """(n,) beats -> (n, 25) float32 features of the rhythm, without labels.
+
+    Log ratios of the 5 RR intervals before and the 5 after each beat to the record's median; of
+    the intervals around the beat to each other and to the mean of those before; of that mean to
+    the median; the two intervals in s; the spread of the last ones; the record's quantiles over
+    its median, and the beat's interval over the quantiles. The last two tell an early beat of a
+    regular rhythm from atrial fibrillation. An interval beyond the record counts as the median.
     """
-    names = [str(lead) for lead in data.header["leads"]]
-    absent = [lead for lead in leads if lead not in names]
-    if absent:
-        raise SystemExit(f"lead {', '.join(absent)} is not in {data.name}_signals.npy, which has {', '.join(names)}")
-    signals = data.signals if list(leads) == names else np.ascontiguousarray(data.signals[:, [names.index(x) for x in leads]])
-    rate = int(data.header["sampling_rate"])
-    if low_pass_hz:
-        signals = low_pass(signals, rate, low_pass_hz)
-    if align:
-        signals = align_beats(signals, rate)
-    groups = record_rows(data.metadata, context and round(context * rate)) if record_relative or context else []
-    if record_relative:
-        signals = relative_beats(signals, groups)
-    if window is not None:
-        start = (signals.shape[2] - window) // 2
-        signals = np.ascontiguousarray(signals[:, :, start:start + window])
-    features = np.array(data.metadata["rhythm"]) if rhythm else np.zeros((len(signals), 0), np.float32)
-    for rows in groups if rhythm and context else []:
-        features[rows] = rhythm_features(rr_window(data.metadata["sample"][rows], rate))
-    if with_distance:
-        features = np.concatenate([features, template_distance(signals[:, len(leads):], groups, rate)], axis=1)
-    return torch.from_numpy(signals), torch.from_numpy(features)
-
-
-def channel_statistics(values, rows):
-    """(n, channels, ...) tensor, training rows -> mean and spread of each channel, (channels,) float32 each."""
-    total = count = square = 0.0
-    for part in np.array_split(rows, max(1, len(rows) * values.shape[2:].numel() // 1_024_000)):
-        part = values[torch.from_numpy(part)].flatten(2) if values.dim() > 2 else values[torch.from_numpy(part), :, None]
-        total, square = total + part.sum((0, 2), dtype=torch.float64), square + part.double().square().sum((0, 2))
-        count += part.shape[0] * part.shape[2]
-    mean = total / count
-    return mean.float(), (square / count - mean.square()).clamp_min(1e-12).sqrt().float()
+    median = beats["rr_record"][:, :1]
+    quantiles = beats["rr_record"][:, 1:]
+    rr = np.where(np.isfinite(beats["rr"]), beats["rr"], median).clip(0.1, 5)
+    before = rr[:, :9]
+    previous = rr[:, 9]
+    following = rr[:, 10]
+    mean = before.mean(axis=1)
+    return np.column_stack([
+        np.log(rr[:, 5:15] / median), np.log(previous / mean), np.log(following / mean),
+        np.log(following / previous), np.log(mean / median[:, 0]), previous, following,
+        np.log(before).std(axis=1), np.log(quantiles / median),
+        np.log(previous[:, None] / quantiles),
+    ]).astype(np.float32)
 
 
 # ---- Models ----
 
 class Normalise(nn.Module):
-    """Subtracts the mean and divides by the spread of the training rows, which are stored with the weights."""
+    """Subtracts the mean and divides by the standard deviation of the training rows."""
 
     def __init__(self, *shape):
         super().__init__()
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
 
+    def fit(self, values, rows):
+        """(n, channels, ...) tensor, training rows -> sets mean and standard deviation."""
+        values = values.unsqueeze(-1).flatten(2)   # features have no samples
+        total = square = 0.0
+        for part in torch.from_numpy(rows).split(1024):
+            part = values[part].double()
+            total = total + part.sum((0, 2))
+            square = square + part.square().sum((0, 2))
+        count = len(rows) * values.shape[2]
+        variance = square / count - (total / count).square()
+        self.mean.view(-1)[:] = total / count
+        self.spread.view(-1)[:] = variance.clamp_min(1e-12).sqrt()
+
     def forward(self, x):
         return (x - self.mean) / self.spread
 
 
-def conv(a, b, kernel, stride=1):
-    """A 1-D convolution as a 2-D one over a single row, whose channels-last layout is 1.3 times as fast on CPUs."""
-    return nn.Conv2d(a, b, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
+def conv(inputs, outputs, kernel, stride=1):
+    """A 1-D convolution as a 2-D one over a single row: 1.3 times as fast on CPUs."""
+    return nn.Conv2d(inputs, outputs, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
 
 
 class ResidualBlock(nn.Module):
-    """(n, a, 1, t) -> (n, b, 1, t / stride): two convolutions, added to the average-pooled input."""
+    """(n, inputs, 1, t) -> (n, outputs, 1, t / 2): two convolutions beside a pooled shortcut."""
 
-    def __init__(self, a, b, kernel, stride, dropout=0.1):
+    def __init__(self, inputs, outputs, kernel):
         super().__init__()
         self.layers = nn.Sequential(
-            conv(a, b, kernel, stride), nn.BatchNorm2d(b), nn.ReLU(), nn.Dropout2d(dropout),
-            conv(b, b, kernel), nn.BatchNorm2d(b))
-        self.shortcut = nn.Sequential(nn.AvgPool2d((1, stride), ceil_mode=True), conv(a, b, 1), nn.BatchNorm2d(b))
+            conv(inputs, outputs, kernel, 2), nn.BatchNorm2d(outputs), nn.ReLU(),
+            nn.Dropout2d(0.1),
+            conv(outputs, outputs, kernel), nn.BatchNorm2d(outputs))
+        self.shortcut = nn.Sequential(
+            nn.AvgPool2d((1, 2), ceil_mode=True), conv(inputs, outputs, 1),
+            nn.BatchNorm2d(outputs))
 
     def forward(self, x):
         return F.relu(self.layers(x) + self.shortcut(x))
 
 
 class Convolutions(nn.Sequential):
-    """(n, leads, samples) -> (n, width, steps): a strided stem, then residual blocks that halve the length."""
+    """(n, leads, samples) -> (n, width, steps): a strided stem, then residual blocks."""
 
-    def __init__(self, leads, widths, kernels, stride):   # widths and kernels: of the stem, then of each block
+    def __init__(self, leads, widths, kernels, stride):   # of the stem, then of each block
         super().__init__(
             conv(leads, widths[0], kernels[0], stride), nn.BatchNorm2d(widths[0]), nn.ReLU(),
-            *(ResidualBlock(a, b, kernel, 2) for a, b, kernel in zip(widths, widths[1:], kernels[1:])))
+            *map(ResidualBlock, widths, widths[1:], kernels[1:]))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        return super().forward(x.unsqueeze(2).to(memory_format=torch.channels_last)).squeeze(2)
+        x = x.unsqueeze(2).to(memory_format=torch.channels_last)   # (n, leads, 1, samples)
+        return super().forward(x).squeeze(2)
 
 
 class Net(nn.Module):
-    """What the three models share: (n, leads, samples) signals and (n, features) -> (n, outputs) logits.
+    """What the models share: (n, channels, samples), (n, features) -> (n, outputs) logits.
 
-    The signals are in mV, or with record-relative inputs two "leads" in heights of the median beat. `maps` of a model gives
-    (n, width, steps) feature maps. What a crop of a record shows may be anywhere in it: the mean and the maximum over the
-    steps go on. In a beat each step has its place: with `squeeze` all of them go on, as so many numbers, few enough for the
-    rhythm to be heard beside them.
+    A model's `maps` gives feature maps (n, width, steps). In a crop of a record, a beat may be
+    anywhere: the mean and the maximum over the steps go on. In a cut beat, each step has its
+    place: `flatten` brings all steps to `flatten_width` numbers, few enough not to drown the
+    RR features.
     """
 
-    def __init__(self, leads, features, width, outputs, squeeze=None, steps=None):
+    def __init__(self, maps_shape, channels, features, outputs, flatten_width):
         super().__init__()
-        self.normalise_signals, self.normalise_features = Normalise(leads, 1), Normalise(features)
-        self.squeeze = squeeze and nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, squeeze), nn.BatchNorm1d(squeeze), nn.ReLU())
-        inputs = (squeeze or 2 * width) + features
+        width, steps = maps_shape
+        self.normalise_signals = Normalise(channels, 1)
+        self.normalise_features = Normalise(features)
+        self.flatten = flatten_width and nn.Sequential(
+            nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
+            nn.BatchNorm1d(flatten_width), nn.ReLU())
+        inputs = (flatten_width or 2 * width) + features
         self.head = nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(0.1 if squeeze else 0.25), nn.Linear(inputs, 128), nn.ReLU(),
+            nn.BatchNorm1d(inputs), nn.Dropout(0.1 if flatten_width else 0.25),
+            nn.Linear(inputs, 128), nn.ReLU(),
             nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, outputs))
 
     def forward(self, signals, features):
@@ -397,597 +409,526 @@ class Net(nn.Module):
 
     def classify(self, maps, features):
         """(n, width, steps), (n, features) -> (n, outputs) logits."""
-        x = self.squeeze(maps) if self.squeeze else mean_and_max(maps)             # (n, squeeze or 2 * width)
+        x = self.flatten(maps) if self.flatten else mean_and_max(maps)
         return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
 
 
 def mean_and_max(x):
-    """(n, width, t) -> (n, 2 * width): what a record shows throughout, and what it shows once."""
+    """(n, width, steps) -> (n, 2 * width): what shows throughout a record, and what shows once."""
     return torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
 
 
 class CNN(Net):
-    """Residual 1-D convolutional network."""
+    """Residual convolutional network."""
 
-    def __init__(self, *, leads, samples, features, outputs, widths, stem_kernel, stem_stride, squeeze=None):
-        super().__init__(leads, features, widths[-1], outputs, squeeze, ceil(samples / (stem_stride * 2 ** len(widths))))
-        self.layers = Convolutions(leads, (widths[0], *widths), (stem_kernel, 5, 5, 5, 3), stem_stride)
+    def __init__(self, *, samples, widths, stem_kernel, stem_stride, **shared):
+        steps = ceil(samples / (stem_stride * 2 ** len(widths)))
+        super().__init__((widths[-1], steps), **shared)
+        kernels = (stem_kernel, 5, 5, 5, 3)
+        self.layers = Convolutions(shared["channels"], (widths[0], *widths), kernels, stem_stride)
 
     def maps(self, x):
-        return self.layers(x)                                        # (n, width, steps)
+        return self.layers(x)                              # (n, width, steps)
 
 
 class LSTM(Net):
-    """Bidirectional LSTM over a strided convolutional stem, which leaves it an eighth of the steps or fewer."""
+    """Bidirectional LSTM over a strided convolutional stem."""
 
-    def __init__(self, *, leads, samples, features, outputs, width, stem_stride, squeeze=None):
-        super().__init__(leads, features, 2 * width, outputs, squeeze, ceil(samples / (stem_stride * 4)))
-        self.stem = Convolutions(leads, (width // 2, width, width), (9, 5, 5), stem_stride)
+    def __init__(self, *, samples, width, stem_stride, **shared):
+        super().__init__((2 * width, ceil(samples / (stem_stride * 4))), **shared)
+        widths = (width // 2, width, width)
+        self.stem = Convolutions(shared["channels"], widths, (9, 5, 5), stem_stride)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
 
     def maps(self, x):
-        steps, _ = self.lstm(self.stem(x).transpose(1, 2))           # (n, samples / (stem_stride * 4), 2 * width)
+        steps, _ = self.lstm(self.stem(x).transpose(1, 2))   # (n, steps, 2 * width)
         return steps.transpose(1, 2)
 
 
 class MLP(Net):
-    """Fully connected layers over all samples of all leads of a window, the same ones for each window of the crop.
+    """Fully connected layers over all samples of a window, the same ones for every window.
 
-    A MIT-BIH beat is one window. In a PTB-XL crop beats may come anywhere, so it takes many windows that overlap.
+    A beat is one window. In a crop of a record, many windows overlap.
     """
 
-    def __init__(self, *, leads, samples, features, outputs, widths, window, step):
-        super().__init__(leads, features, widths[-1], outputs)
-        self.window, self.step = round(window * samples), round(step * samples)
-        sizes = [leads * self.window, *widths]
-        self.layers = nn.Sequential(*(layer for a, b in zip(sizes, sizes[1:]) for layer in
-                                      (nn.Linear(a, b, bias=False), nn.BatchNorm1d(b), nn.ReLU(), nn.Dropout(0.3))))
+    def __init__(self, *, samples, widths, window, step, **shared):
+        super().__init__((widths[-1], None), **shared | {"flatten_width": None})
+        self.window = round(window * samples)
+        self.step = round(step * samples)
+        sizes = [shared["channels"] * self.window, *widths]
+        layers = []
+        for inputs, outputs in zip(sizes, sizes[1:]):
+            layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs),
+                       nn.ReLU(), nn.Dropout(0.3)]
+        self.layers = nn.Sequential(*layers)
 
     def maps(self, x):
-        windows = x.unfold(2, self.window, self.step).transpose(1, 2)            # (n, windows, leads, window)
-        x = self.layers(windows.flatten(0, 1).flatten(1))                        # (n * windows, width)
-        return x.view(*windows.shape[:2], -1).transpose(1, 2)                    # (n, width, windows)
+        windows = x.unfold(2, self.window, self.step).transpose(1, 2)   # (n, steps, leads, window)
+        x = self.layers(windows.flatten(0, 1).flatten(1))               # (n * steps, width)
+        return x.view(*windows.shape[:2], -1).transpose(1, 2)           # (n, width, steps)
 
 
 MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
 
 
-# ---- Inference (the one path of training, evaluation and cross-dataset validation) ----
+# ---- Inference: the one path of training, evaluation and cross-dataset validation ----
 
 def crop_starts(samples, crop):
-    """Length of a record and of a crop -> start of each of the half-overlapping crops that cover the record."""
-    if samples < crop:
-        raise SystemExit(f"signals of {samples} samples are shorter than the {crop} that the model was trained on")
+    """Length of a record and of a crop -> starts of the half-overlapping crops that cover it."""
     return sorted({*range(0, samples - crop + 1, max(1, crop // 2)), samples - crop})
 
 
 def crop_logits(net, signals, features, crop):
-    """Net, (n, channels, samples), (n, k) on its device -> (n, outputs) logits, the mean over the crops."""
+    """Net, (n, channels, samples), (n, k) on its device -> (n, outputs) logits, mean over crops."""
     starts = crop_starts(signals.shape[2], crop)
     crops = torch.cat([signals[:, :, start:start + crop] for start in starts])
-    return net(crops, features.repeat(len(starts), 1)).view(len(starts), len(signals), -1).mean(dim=0)
+    logits = net(crops, features.repeat(len(starts), 1))
+    return logits.view(len(starts), len(signals), -1).mean(dim=0)
 
 
 @torch.no_grad()
 def predict(net, signals, features, rows, crop, batch=512):
-    """Net, (n, channels, samples), (n, k), row numbers -> (rows, outputs) float32 logits on the CPU."""
+    """Net, (n, channels, samples), (n, k), rows -> (rows, outputs) float32 logits on the CPU.
+
+    Net, signals and features are on one device.
+    """
     net.eval()
-    device = next(net.parameters()).device
-    parts = torch.from_numpy(np.asarray(rows)).split(max(1, batch * crop // signals.shape[2]))
-    return torch.cat([crop_logits(net, signals[part.to(signals.device)].to(device),
-                                  features[part.to(features.device)].to(device), crop).float().cpu() for part in parts])
+    rows = torch.from_numpy(rows).to(signals.device)
+    parts = rows.split(max(1, batch * crop // signals.shape[2]))
+    return torch.cat([crop_logits(net, signals[part], features[part], crop) for part in parts]).cpu()
 
 
-def adapt_prior(probability, records, prior):
-    """(n, classes) probabilities, each row's record, the classes' shares in the loss -> probabilities for those records.
-
-    One patient has 1,000 supraventricular beats, another none. Each record's shares are estimated from the probabilities of
-    its own beats by expectation maximisation, without labels, and weigh ten times what the training's do; a class with
-    share 0 keeps its weight. After Saerens, Latinne and Decaestecker, "Adjusting the Outputs of a Classifier to New a Priori
-    Probabilities", Neural Computation 14, 2002.
-    """
-    _, number, count = np.unique(records, return_inverse=True, return_counts=True)
-    prior = np.asarray(prior)
-    shares = np.tile(prior, (len(count), 1))
-    for _ in range(50):
-        adapted = probability * np.where(prior > 0, shares / np.maximum(prior, 1e-9), 1)[number]
-        adapted /= adapted.sum(axis=1, keepdims=True)
-        found = np.stack([np.bincount(number, column) for column in adapted.T], axis=1) / count[:, None]
-        shares = (10 * found + prior) / 11
-    return adapted
-
-
-def probabilities(logits, task, classes, records=None, prior=None):
-    """(n, outputs) logits -> (n, classes) float64 probabilities: softmax for multiclass, sigmoid for multilabel.
-
-    With the training's class shares they are adapted to the record of each row (see `adapt_prior`).
-    """
+def probabilities(logits, recipe, classes):
+    """(n, outputs) logits -> (n, classes) float64: softmax for multiclass, else sigmoid."""
     logits = logits[:, :classes].double()
-    probability = (torch.sigmoid(logits) if task == "multilabel" else torch.softmax(logits, dim=1)).numpy()
-    return probability if prior is None else adapt_prior(probability, records, prior)
-
-
-# ---- Several processes (torchrun), each with its part of every batch, to the weights of a single one but for rounding ----
-
-class Total(torch.autograd.Function):
-    """The sum of a tensor over all processes, which gradients flow back through."""
-
-    @staticmethod
-    def forward(ctx, x):
-        dist.all_reduce(x := x.clone())
-        return x
-
-    @staticmethod
-    def backward(ctx, gradient):
-        return Total.apply(gradient)
-
-
-def start_processes(device):
-    """Joins the processes that torchrun has started, if it has -> the device of this one. The first alone prints and writes."""
-    if not dist.is_torchelastic_launched():
-        return device
-    device, here = torch.device("cuda" if device.type == "cuda" else "cpu"), dist.get_node_local_rank()   # gloo cannot do mps
-    if device.type == "cuda" and here >= torch.cuda.device_count():
-        raise SystemExit(f"process {here} has no GPU: torchrun's --nproc-per-node is above "
-                         f"the {torch.cuda.device_count()} GPUs here")
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    if device.type == "cuda":
-        torch.cuda.set_device(device := torch.device("cuda", here))
-    sys.stdout = open(os.devnull, "w") if dist.get_rank() else sys.stdout
-    return device
-
-
-def is_first():
-    """Whether this is the process that writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def leave_processes():
-    """Ends the work of several processes -> whether this is the one that writes."""
-    first = is_first()
-    if dist.is_initialized():
-        dist.destroy_process_group()
-    return first
-
-
-def own_part(rows):
-    """The rows of the whole batch -> those of this process."""
-    return rows.tensor_split(dist.get_world_size())[dist.get_rank()] if dist.is_initialized() else rows
-
-
-def all_parts(own):
-    """What this process has -> list of what each process has."""
-    parts = [own] * (dist.get_world_size() if dist.is_initialized() else 1)
-    if dist.is_initialized():
-        dist.all_gather_object(parts, own)
-    return parts
-
-
-def whole_batch(layer, x):
-    """Batch normalisation or dropout of this process's rows, with the statistics or the mask of the whole batch."""
-    if not layer.training:
-        return type(layer).forward(layer, x)
-    if isinstance(layer, nn.modules.dropout._DropoutNd):   # Dropout2d drops whole maps: one number each will do
-        shape = x.shape[1:] if isinstance(layer, nn.Dropout) else (x.shape[1], 1, 1)
-        return x * own_part(type(layer).forward(layer, x.new_ones(dist.get_world_size() * len(x), *shape)))
-    axes, shape, count = [0, *range(2, x.dim())], [1, -1] + [1] * (x.dim() - 2), dist.get_world_size() * x.numel() // x.shape[1]
-    mean, square = Total.apply(torch.stack([x.float().sum(axes), x.float().square().sum(axes)])) / count
-    variance = (square - mean.square()).clamp_min(0)
-    layer.num_batches_tracked += 1
-    layer.running_mean.lerp_(mean.detach(), layer.momentum)
-    layer.running_var.lerp_(variance.detach() * count / (count - 1), layer.momentum)
-    scale = layer.weight * (variance + layer.eps).rsqrt()
-    return x * scale.view(shape) + (layer.bias - mean * scale).view(shape)
-
-
-def share_net(net, batch_size):
-    """The net -> the net as all processes train it together. nn.SyncBatchNorm, for GPUs alone, would leave the dropout."""
-    if not dist.is_initialized():
-        return net
-    if batch_size % dist.get_world_size():
-        raise SystemExit(f"batches of {batch_size} rows: expected a multiple of "
-                         f"the {dist.get_world_size()} processes (BATCH_SIZE)")
-    for layer in net.modules():
-        if isinstance(layer, (nn.modules.batchnorm._BatchNorm, nn.modules.dropout._DropoutNd)):
-            layer.forward = partial(whole_batch, layer)
-    return nn.parallel.DistributedDataParallel(net, forward_sync_buffers=False)
-
-
-# ---- A state to go on from ----
-
-def save_pth(path, content):
-    """Writes a dict of tensors and plain values."""
-    buffer = io.BytesIO()   # so that a full disk is an ordinary OSError
-    torch.save(content, buffer)
-    Path(path).write_bytes(buffer.getvalue())
-
-
-def load_pth(path):
-    """.pth file -> its content on the CPU; nothing in it is executed. ValueError when it is damaged."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()   # torch.load does not look at the checksums
-        if damaged:
-            raise ValueError(f"{damaged} has another checksum")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise
-    except Exception as error:   # zipfile and torch raise errors of many kinds on damaged files
-        raise ValueError(" ".join(str(error).split())[:100]) from error
-
-
-def on_device(device):
-    """Device -> the module with its random state."""
-    return {"cuda": torch.cuda, "mps": torch.mps}.get(device.type, torch)
-
-
-def first_difference(old, new, name=""):
-    """Two dicts of plain values -> "name = old, now new" of the first value that differs, or None."""
-    for key in [*old, *(key for key in new if key not in old)]:
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            if found := first_difference(a, b, f"{name}{key} "):
-                return found
-        elif a != b:
-            return f"{name}{key} = {a!r}, now {b!r}"
-    return None
-
-
-def load_state(path, configuration, net, optimiser, schedule, device):
-    """State file -> history and best epoch of the run so far, after setting net, optimiser, schedule and random numbers to it.
-
-    Stops the run with one sentence when the state is damaged or of other constants or data.
-    """
-    try:
-        state = all_parts(load_pth(path) if is_first() else None)[0]
-        difference = first_difference(state["configuration"], configuration)
-        if not difference:
-            for part, value in ((net, state["net"]), (optimiser, state["optimiser"]), (schedule, state["schedule"])):
-                part.load_state_dict(value)
-            torch.set_rng_state(state["random"])
-            on_device(device).set_rng_state(state["random_on_device"])
-            return state["history"], state["best"]
-    except Exception as error:   # a damaged state can be anything
-        reason = " ".join(str(error).split())[:100]
-        raise SystemExit(f"{path} is damaged ({reason}). Start anew with RESUME = False") from error
-    raise SystemExit(f"{path} is of another run: {difference}. Set it back, or start anew with RESUME = False")
+    if recipe.task == "multilabel":
+        return torch.sigmoid(logits).numpy()
+    return torch.softmax(logits, dim=1).numpy()
 
 
 # ---- Training ----
 
-def pick_device(name):
-    """"auto" -> the fastest device that is there; a name -> that device, if it is there."""
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    here = [kind for kind in there if there[kind]]
-    check_choice("DEVICE", name, ["auto", *here])
-    return torch.device(here[0] if name == "auto" else name)
+def class_weights(targets, classes, power):
+    """(n,) classes of the training rows -> (classes,) float32 weights 1 / count^power in the loss.
 
-
-def class_weights(targets, rows, classes):
-    """(n,) classes, training rows -> the classes' weights in the loss, and their shares of it, (classes,) float32 each."""
-    counts = torch.bincount(targets[rows].cpu(), minlength=classes).double()
-    weight = torch.where(counts > 0, counts.clamp_min(0.001 * counts.sum()) ** -CLASS_WEIGHT_POWER, 0.0)
-    share = weight * counts / (weight * counts).sum()
-    return (weight * counts.sum() / (weight * counts).sum()).float(), share.float()
-
-
-def record_prior(targets, rows, names, adapted):
-    """(n,) classes, training rows, class names, the adapted ones -> all classes' shares in the loss, 0 for the others."""
-    share = class_weights(targets, rows, len(names))[1].tolist()
-    return [value if name in adapted else 0.0 for name, value in zip(names, share)]
-
-
-def prior_of(data, targets, sides, names):
-    """Dataset, targets, rows by side, class names -> prior and records of the validation rows, for `adapt_prior`, or None."""
-    if data.kind == "ptbxl":
-        return None, None
-    adapted = ADAPTED_CLASSES[str(data.header["class_map"])]
-    return record_prior(targets, sides["train"], names, adapted), data.metadata["record"][sides["validation"]]
-
-
-def loss_of(logits, targets, statements, weight, share=1.0):
-    """(n, outputs) logits, targets of the classes, (n, k) statements, class weights (multiclass) -> mean loss.
-
-    share scales the weighted mean of the classes' loss.
+    A class below 0.1% of the rows weighs like one of 0.1%. The mean over the rows is 1.
     """
-    k, bce = statements.shape[1], F.binary_cross_entropy_with_logits
+    counts = torch.bincount(targets.cpu(), minlength=classes).double()
+    weight = counts.clamp_min(0.001 * counts.sum()) ** -power
+    weight = torch.where(counts > 0, weight, 0.0)
+    return (weight * counts.sum() / (weight * counts).sum()).float()
+
+
+def loss_of(logits, targets, statements, class_weight, statement_weight):
+    """(n, outputs) logits, targets of the classes, (n, k) statements -> mean loss.
+
+    Cross-entropy of one class a row, or binary cross-entropy of several; the outputs after those
+    of the classes are those of the statements.
+    """
+    k = statements.shape[1]
     logits, others = logits.float().split([logits.shape[1] - k, k], dim=1)
-    loss = bce(logits, targets) if targets.dim() == 2 else share * F.cross_entropy(logits, targets, weight)
-    return loss + STATEMENT_WEIGHT * bce(others, statements) if k else loss
+    if targets.dim() == 1:
+        return F.cross_entropy(logits, targets, class_weight)
+    loss = F.binary_cross_entropy_with_logits(logits, targets)
+    if k:
+        loss = loss + statement_weight * F.binary_cross_entropy_with_logits(others, statements)
+    return loss
 
 
-def validation_score(probability, targets, task, names):
-    """Probabilities and targets of the validation rows -> the score that KEEP = "best" goes by (higher is better).
+def training_batches(net, examples, rows, batch_size, recipe):
+    """Yields one pass over the rows in random order, as random crops with noise.
 
-    Multilabel: macro AUC. Multiclass: mean F1 of N, S and V, or in other class maps of the classes with validation rows.
+    Each batch: signals (b, channels, crop), features (b, k), targets, statements.
     """
-    if task == "multilabel":
-        present = [k for k in range(targets.shape[1]) if 0 < targets[:, k].sum() < len(targets)]
-        if not present:
-            raise SystemExit("the validation rows have no superclass that some have and others have not: too few records")
-        return float(np.mean([roc_auc_score(targets[:, k], probability[:, k]) for k in present]))
-    classes = [i for i, name in enumerate(names) if name in ("N", "S", "V")] or np.unique(targets).tolist()
-    return float(f1_score(targets, probability.argmax(axis=1), labels=classes, average="macro", zero_division=0))
-
-
-def add_noise(values, spread, size, rows):
-    """Values, spread, size in units of it, rows of the whole batch -> values with Gaussian noise, drawn for the whole batch."""
-    return values + size * spread * own_part(torch.randn(rows, *values.shape[1:], device=values.device)) if size else values
-
-
-def train_epoch(net, model, tensors, rows, crop, weight, optimiser, schedule, batch_size):
-    """One pass over the training rows in random order and with random crops -> mean loss.
-
-    model is the net, or the net shared by several processes (see `share_net`). The signals may stay on the CPU.
-    """
-    net.train()
-    signals, features, targets, statements = tensors
-    total = torch.zeros((), device=targets.device)
-    crops = signals.unfold(2, crop, 1)                           # (n, channels, starts, crop), a view: nothing is copied
-    batches = len(rows) // batch_size
-    order = torch.from_numpy(rows)[torch.randperm(len(rows))][:batches * batch_size]
+    device = examples.targets.device
+    crops = examples.signals.unfold(2, recipe.crop, 1)   # (n, channels, starts, crop), a view
+    order = torch.from_numpy(rows)[torch.randperm(len(rows))]
+    order = order[:len(rows) // batch_size * batch_size]
     starts = torch.randint(crops.shape[2], (len(order),))
-    for batch, start in zip(order.to(signals.device).split(batch_size), starts.to(signals.device).split(batch_size)):
-        own, share = own_part(batch.to(targets.device)), 1.0
-        if weight is not None:   # of this process's rows in the weighted mean over the batch
-            share = weight[targets[own]].mean() / weight[targets[batch.to(targets.device)]].mean()
-        x = crops[own_part(batch), :, own_part(start)].to(targets.device)
-        x = add_noise(x, net.normalise_signals.spread, SIGNAL_NOISE[DATASET], len(batch))
-        f = add_noise(features[own], net.normalise_features.spread, RHYTHM_NOISE, len(batch))
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            logits = model(x, f)
-        loss = loss_of(logits, targets[own], statements[own], weight, share)
+    batches = zip(order.to(device).split(batch_size), starts.to(device).split(batch_size))
+    for batch, start in batches:
+        signals = crops[batch, :, start]
+        signals = add_noise(signals, recipe.signal_noise, net.normalise_signals.spread)
+        features = examples.features[batch]
+        features = add_noise(features, recipe.rhythm_noise, net.normalise_features.spread)
+        yield signals, features, examples.targets[batch], examples.statements[batch]
+
+
+def add_noise(values, size, spread):
+    """(b, ...) values -> the same with Gaussian noise of `size` standard deviations."""
+    if size == 0:
+        return values
+    return values + size * spread * torch.randn(values.shape, device=values.device)
+
+
+def train_epoch(net, batches, loss_function, optimiser, schedule):
+    """One pass over the batches -> mean loss."""
+    net.train()
+    total = 0.0
+    count = 0
+    for signals, features, targets, statements in batches:
+        with torch.autocast(signals.device.type, torch.bfloat16, enabled=signals.is_cuda):
+            logits = net(signals, features)
+        loss = loss_function(logits, targets, statements)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
         schedule.step()
-        total += loss.detach()                                   # no .item(): a GPU would wait for it
-    return torch.cat(all_parts(total.cpu()[None])).mean().item() / batches
+        total = total + loss.detach()              # no .item(): a GPU would wait for it
+        count += 1
+    if not torch.isfinite(total):
+        raise SystemExit("the training loss is infinite: lower the learning_rate in RECIPES")
+    return total.item() / count
 
 
-def fit(net, tensors, sides, task, names, crop, records, prior, configuration):
-    """Trains the net in place and leaves the weights of the epoch that KEEP names in it.
+def validation_score(probability, targets, names):
+    """(n, k) probabilities, targets of the validation rows -> the score; higher is better.
 
-    records (of the validation rows) and prior are for `probabilities`, the configuration (see `made_with`) for `load_state`.
-    Returns the history of epochs, the number of the kept one, and its probabilities of the validation rows.
+    Multilabel: macro AUC. Multiclass: mean F1 of N, S and V, or of the classes that occur.
     """
-    signals, features, targets, statements = tensors
-    device, state_path = targets.device, f"{DATASET}_{MODEL}_state.pth"
-    batch_size, epochs, peak = min(BATCH_SIZE[DATASET], len(sides["train"])), EPOCHS[DATASET], LEARNING_RATE[DATASET][MODEL]
-    if difference := first_difference(all_parts(configuration)[0], configuration):
-        raise SystemExit(f"the processes are not of one run: the first has {difference} in another")
-    model = share_net(net, batch_size)
-    optimiser = torch.optim.AdamW(net.parameters(), lr=peak, weight_decay=WEIGHT_DECAY, fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, peak, total_steps=epochs * (len(sides["train"]) // batch_size))
-    weight = class_weights(targets, sides["train"], len(names))[0].to(device) if task == "multiclass" else None
-    validation = torch.from_numpy(sides["validation"])
-    history, best = [], {"score": -1.0, "epoch": 0}
-    if RESUME and all_parts(Path(state_path).exists())[0]:
-        history, best = load_state(state_path, configuration, net, optimiser, schedule, device)
-        print(f"goes on after epoch {len(history)}")
-    print(f"{'epoch':>5}{'train loss':>12}{'val. loss':>12}{'val. score':>12}{'seconds':>9}")
-    for epoch in range(len(history) + 1, epochs + 1):
-        if history and epoch - 1 - best["epoch"] >= PATIENCE:
-            break
+    if targets.ndim == 2:
+        varies = np.flatnonzero(targets.min(axis=0) < targets.max(axis=0))
+        if not len(varies):
+            raise SystemExit("too few validation records: each superclass is on all or none")
+        return float(np.mean([roc_auc_score(targets[:, k], probability[:, k]) for k in varies]))
+    classes = [i for i, name in enumerate(names) if name in ("N", "S", "V")]
+    return float(f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
+                          labels=classes or np.unique(targets)))
+
+
+def validate(net, examples, rows, loss_function, recipe):
+    """Net, validation rows -> loss and (rows, outputs) logits."""
+    logits = predict(net, examples.signals, examples.features, rows, recipe.crop)
+    device = examples.targets.device
+    index = torch.from_numpy(rows).to(device)
+    loss = loss_function(logits.to(device), examples.targets[index], examples.statements[index])
+    return loss.item(), logits
+
+
+def make_loss(targets, recipe, classes):
+    """Targets of the training rows, settings, number of classes -> `loss_of` with its weights."""
+    weight = None
+    if recipe.task == "multiclass":
+        weight = class_weights(targets, classes, recipe.class_weight_power).to(targets.device)
+    return partial(loss_of, class_weight=weight, statement_weight=recipe.statement_weight)
+
+
+def fit(net, examples, rows, recipe, header):
+    """Trains the net -> history, a dict for each epoch, and the kept epoch.
+
+    The kept epoch: its number, score, weights, and logits of the validation rows.
+    """
+    names = header.class_names
+    run = {"model": MODEL, **vars(recipe), **header.sha256}
+    state_path = f"{DATASET}_{MODEL}_state.pth"
+    batch_size = min(recipe.batch_size, len(rows["train"]))
+    model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)
+    net = getattr(model, "module", model)
+    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=recipe.weight_decay, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, recipe.learning_rate,
+        total_steps=recipe.epochs * (len(train_rows) // batch_size))
+    loss_function = make_loss(examples.targets[rows["train"]], recipe, len(names))
+    targets = examples.targets[rows["validation"]].cpu().numpy()
+    history = []
+    kept = {"score": -1.0}
+    if RESUME and Path(state_path).exists():
+        history, kept = load_state(state_path, run, (net, optimiser, schedule))
+
+    for epoch in range(len(history) + 1, recipe.epochs + 1):
         began = time.perf_counter()
-        train_loss = train_epoch(net, model, tensors, sides["train"], crop, weight, optimiser, schedule, batch_size)
-        logits = torch.cat(all_parts(predict(net, signals, features, own_part(validation), crop))).to(device)
-        loss = loss_of(logits, targets[validation.to(device)], statements[validation.to(device)], weight).item()
-        if not np.isfinite([train_loss, loss]).all():
-            raise SystemExit(f"the loss is {train_loss}, in validation {loss}, after epoch {epoch}: lower LEARNING_RATE")
-        probability = probabilities(logits.cpu(), task, len(names), records, prior)
-        score = all_parts(validation_score(probability, targets.cpu()[validation].numpy(), task, names))[0]
-        history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss, "validation_score": score})
-        if score > best["score"] or KEEP[DATASET] == "last":
-            best = {"score": score, "epoch": epoch, "probability": torch.from_numpy(probability),
-                    "weights": {k: v.detach().clone() for k, v in net.state_dict().items()}}
-        print(f"{epoch:>5}{train_loss:>12.4f}{loss:>12.4f}{score:>12.4f}{time.perf_counter() - began:>9.1f}"
-              + ("  best" if best["epoch"] == epoch and KEEP[DATASET] == "best" else ""), flush=True)
-        if is_first():
-            with new_files(state_path) as (path,):
-                save_pth(path, {"configuration": configuration, "net": net.state_dict(), "optimiser": optimiser.state_dict(),
-                                "schedule": schedule.state_dict(), "history": history, "best": best,
-                                "random": torch.get_rng_state(), "random_on_device": on_device(device).get_rng_state()})
-    net.load_state_dict(best["weights"])
-    return history, best["epoch"], best["probability"].numpy()
+        batches = training_batches(net, examples, train_rows, batch_size, recipe)
+        train_loss = train_epoch(model, batches, loss_function, optimiser, schedule)
+        if not is_main_process():
+            continue
+        loss, logits = validate(net, examples, rows["validation"], loss_function, recipe)
+        score = validation_score(probabilities(logits, recipe, len(names)), targets, names)
+        history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
+                        "validation_score": score})
+        if score > kept["score"] or recipe.keep_epoch == "last":
+            weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
+            kept = {"epoch": epoch, "score": score, "logits": logits, "weights": weights}
+        print(f"epoch {epoch:>2}  loss {train_loss:.4f}  validation loss {loss:.4f}  "
+              f"score {score:.4f}  {time.perf_counter() - began:.1f} s", flush=True)
+        save_state(state_path, run, (net, optimiser, schedule), history, kept)
+    return history, kept
 
 
-def odds_of(probability):
+def save_state(path, run, parts, history, kept):
+    """Saves what a stopped run goes on from; parts: net, optimiser, schedule."""
+    with new_files(path) as (temporary,):
+        save_pth(temporary, {"run": run, "parts": [part.state_dict() for part in parts],
+                             "random": torch.get_rng_state(), "history": history, "kept": kept})
+
+
+def load_state(path, run, parts):
+    """Sets net, optimiser, schedule and random numbers to a saved state -> history, kept epoch."""
+    try:
+        state = load_pth(path)
+        change = first_difference(state["run"], run)
+    except Exception as error:   # torch and zipfile raise errors of many kinds on damaged files
+        raise SystemExit(f"{path} is damaged ({error}). Start again with RESUME = False") from error
+    if change:
+        raise SystemExit(f"{path} is of another run: {change}. Start again with RESUME = False")
+    for part, saved in zip(parts, state["parts"]):
+        part.load_state_dict(saved)
+    torch.set_rng_state(state["random"])
+    print(f"goes on after epoch {len(state['history'])}")
+    return state["history"], state["kept"]
+
+
+def first_difference(old, new):
+    """Two dicts -> "name = old, now new" of the first value that differs, or None."""
+    for name in old | new:
+        if old.get(name) != new.get(name):
+            return f"{name} = {old.get(name)!r}, now {new.get(name)!r}"
+    return None
+
+
+# ---- Several processes, started by torchrun ----
+
+def start_processes(device):
+    """Joins the processes that torchrun started, if it did. Only the main process prints."""
+    if not dist.is_torchelastic_launched():
+        return
+    if device.type == "cuda":
+        torch.cuda.set_device(dist.get_node_local_rank())
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    atexit.register(dist.destroy_process_group)
+    if not is_main_process():
+        sys.stdout = open(os.devnull, "w")
+
+
+def is_main_process():
+    """Whether this process validates and writes."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def divide_work(net, rows, batch_size):
+    """Net, training rows, rows a batch -> model, rows and batch size of this process."""
+    if not dist.is_initialized():
+        return net, rows, batch_size
+    torch.manual_seed(SEED + dist.get_rank())   # each process draws other noise
+    if next(net.parameters()).is_cuda:
+        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
+    processes = dist.get_world_size()
+    rows = rows[dist.get_rank()::processes][:len(rows) // processes]
+    return nn.parallel.DistributedDataParallel(net), rows, batch_size // processes
+
+
+# ---- Thresholds and calibration, on validation rows ----
+
+def log_odds(probability):
     """Probabilities -> finite log odds."""
     return logit(np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9))
 
 
 def platt_scaling(score, truth):
-    """(n,) scores, (n,) true or not -> slope and intercept: expit(slope * score + intercept) is a probability (Platt 1999)."""
+    """(n,) scores and truth -> slope, intercept: expit(slope * score + intercept) (Platt 1999)."""
     model = LogisticRegression(C=1e6).fit(score[:, None], truth)
     return float(model.coef_[0, 0]), float(model.intercept_[0])
 
 
-def best_thresholds(probabilities, targets):
-    """(n, classes) probabilities and 0/1 targets of the validation rows -> per class, the threshold with the best expected F1.
+def best_thresholds(probability, targets):
+    """(n, classes) probabilities, zeros and ones -> list of the classes' thresholds.
 
-    An F1 that is counted on some hundred positives jumps about, and its best place with it. The F1 to be expected where the
-    probabilities hold, after Platt's scaling, is smooth (Lipton et al. 2014). 0.5 for a class that all rows have, or none.
+    They maximise the expected F1 under Platt-scaled probabilities (Lipton et al. 2014), which is
+    smoother than an F1 counted on some hundred rows. 0.5 for a class that all rows have, or none.
+    None where a row has one class, (n,) targets: the most probable class is called.
     """
+    if targets.ndim == 1:
+        return None
     thresholds = []
-    for p, t in zip(probabilities.T, targets.T):
-        if t.min() == t.max():
+    for p, truth in zip(probability.T, targets.T):
+        if truth.min() == truth.max():
             thresholds.append(0.5)
             continue
         called = np.sort(p)[::-1]   # a threshold calls the first one, two, ... of these rows
-        slope, intercept = platt_scaling(odds_of(p), t)
-        right = expit(slope * odds_of(called) + intercept)   # how likely each of them is right
-        f1 = 2 * np.cumsum(right) / (np.arange(1, len(p) + 1) + right.sum())
-        thresholds.append(float(called[np.argmax(f1)]))
+        slope, intercept = platt_scaling(log_odds(p), truth)
+        chance = expit(slope * log_odds(called) + intercept)
+        expected_f1 = 2 * np.cumsum(chance) / (np.arange(1, len(p) + 1) + chance.sum())
+        thresholds.append(float(called[np.argmax(expected_f1)]))
     return thresholds
+
+
+def fit_temperature(logits, targets):
+    """(n, classes) logits, targets -> what to divide the logits by (Guo et al. 2017).
+
+    It has the smallest cross-entropy.
+    """
+    logits = logits.double()
+    loss = F.cross_entropy
+    if targets.dim() == 2:
+        targets = targets.double()
+        loss = F.binary_cross_entropy_with_logits
+    found = minimize_scalar(lambda x: loss(logits / np.exp(x), targets).item(), bounds=(-3, 3),
+                            method="bounded")
+    return float(np.exp(found.x))
 
 
 # ---- Checkpoint ----
 
-def title_of(name, task, data):
-    """Name of the run, its task, dataset -> the title of its picture."""
-    return (f"{name}, {task}, {SPLIT} split" + (" (leaky)" if SPLIT == "random" else "")
-            + (", simulated data" if data.header["simulated"] else ""))
+def save_pth(path, content):
+    """Writes a dict of tensors and plain values."""
+    buffer = io.BytesIO()   # a full disk is an OSError then
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getvalue())
 
 
-def plot_history(history, best_epoch, title, path):
+def load_pth(path):
+    """.pth file -> its content on the CPU; nothing in it is executed."""
+    with zipfile.ZipFile(path) as archive:   # torch.load ignores the checksums in the file
+        if archive.testzip():
+            raise ValueError("a checksum is wrong")
+    return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def load_checkpoint(data, model):
+    """Dataset, model name -> checkpoint and net.
+
+    Stops with one sentence if the file is missing or damaged, or was trained on other data.
+    """
+    path = f"{data.name}_{model}_model.pth"
+    make = f'Make it with DATASET = "{data.name}", MODEL = "{model}": python model_training.py'
+    try:
+        checkpoint = SimpleNamespace(**load_pth(path))
+        checkpoint.recipe = SimpleNamespace(**checkpoint.recipe)
+        checkpoint.header = SimpleNamespace(**checkpoint.header)
+        if (checkpoint.dataset, checkpoint.model) != (data.name, model):
+            raise ValueError(f"it holds a {checkpoint.model} trained on {checkpoint.dataset}")
+        net = MODELS[model](**checkpoint.net_arguments)
+        net.load_state_dict(checkpoint.weights)
+    except FileNotFoundError:
+        raise SystemExit(f"{path} is not in this folder. {make}") from None
+    except Exception as error:   # torch and zipfile raise errors of many kinds on damaged files
+        reason = " ".join(str(error).split())[:100]
+        raise SystemExit(f"{path} is not the expected checkpoint, or damaged ({reason}). {make}"
+                         ) from error
+    if checkpoint.header.sha256 != data.header.sha256:
+        change = first_difference(vars(checkpoint.header), vars(data.header))
+        raise SystemExit(f"{path} was trained on other {data.name}_*.npy files "
+                         f"({change[:200]}): train again")
+    return checkpoint, net.eval()
+
+
+def warnings_of(header, recipe):
+    """Header and settings -> the sentences that must stand beside every figure."""
+    warnings = []
+    if header.simulated:
+        warnings.append("SIMULATED DATA: no figure is a result")
+    if recipe.split == "random":
+        warnings.append("LEAKY RANDOM SPLIT: trained on the patients of its own test rows")
+    return warnings
+
+
+def plot_history(history, epoch, title, path):
     """List of epochs -> PNG of loss and validation score by epoch."""
-    epochs = [row["epoch"] for row in history]
+    history = pd.DataFrame(history).set_index("epoch")
     figure = Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
-    left.plot(epochs, [row["train_loss"] for row in history], "k-", label="training")
-    left.plot(epochs, [row["validation_loss"] for row in history], "k--", label="validation")
-    right.plot(epochs, [row["validation_score"] for row in history], "k-o", markersize=3)
-    right.axvline(best_epoch, color="0.6", linestyle=":", label=f"kept: epoch {best_epoch}")
-    for axis, label in ((left, "loss"), (right, "validation score")):
-        axis.set(xlabel="epoch", ylabel=label)
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axis.legend(frameon=False)
-    figure.suptitle(title)
+    history[["train_loss", "validation_loss"]].plot(ax=left, style=["k-", "k--"], ylabel="loss")
+    history["validation_score"].plot(ax=right, style="k-o", markersize=3, legend=True)
+    right.axvline(epoch, color="0.6", linestyle=":")
+    figure.suptitle(f"{title}. Kept: epoch {epoch}")
     figure.savefig(path, dpi=150, format="png")
 
 
 # ---- Main ----
 
-def input_settings(data):
-    """Constants -> what make_inputs needs to know, as it travels in the checkpoint."""
-    beats = data.kind == "mitbih"
-    return {"leads": [str(lead) for lead in data.header["leads"]] if LEADS == "all" else list(LEADS),
-            "record_relative": RECORD_RELATIVE and beats, "rhythm": RHYTHM and beats,
-            "with_distance": RECORD_RELATIVE and beats and TEMPLATE_DISTANCE[MODEL],
-            "window": (round((CROP_SECONDS["mitbih"] + 2 * SHIFT_SECONDS) * int(data.header["sampling_rate"]))
-                       if beats else None),
-            "context": CONTEXT_SECONDS if beats else None,
-            "align": beats and CONTEXT_SECONDS is not None, "low_pass_hz": LOW_PASS}
+def pick_device():
+    """DEVICE -> the device; "auto" takes a GPU if one is there."""
+    if DEVICE != "auto":
+        return torch.device(DEVICE)
+    found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
+    return found or torch.device("cpu")
 
 
-def check_settings():
-    """Stops the run with one sentence when a constant has no value for this run, or one that cannot work."""
-    for name, keys, right, expected in (
-            ("DATASET", [], lambda x: x in ARCHITECTURE, f"one of {', '.join(ARCHITECTURE)}"),
-            ("MODEL", [], lambda x: x in MODELS, f"one of {', '.join(MODELS)}"),
-            ("TASK", [], lambda x: x in ("multilabel", "multiclass"), "one of multilabel, multiclass"),
-            ("SPLIT", [], lambda x: x in ("inter_patient", "all", "random"), "one of inter_patient, all, random"),
-            ("CONTEXT_SECONDS", [], lambda x: x is None or x >= 2, "None or a number of seconds from 2"),
-            ("SHIFT_SECONDS", [], lambda x: x >= 0, "0 or a number of seconds"),
-            ("TEMPLATE_DISTANCE", [MODEL], lambda x: isinstance(x, bool), "True or False"),
-            ("LOW_PASS", [], lambda x: x is None or x > 0, "None or a frequency in Hz"),
-            ("KEEP", [DATASET], lambda x: x in ("last", "best"), "one of last, best"),
-            ("EPOCHS", [DATASET], lambda x: isinstance(x, int) and x >= 1, "a whole number from 1"),
-            ("BATCH_SIZE", [DATASET], lambda x: isinstance(x, int) and x >= 2, "a whole number from 2"),
-            ("LEARNING_RATE", [DATASET, MODEL], lambda x: x > 0, "a number above 0"),
-            ("TRAIN_FRACTION", [], lambda x: 0 < x <= 1, "a number above 0, up to 1"),
-            ("STATEMENT_WEIGHT", [], lambda x: x >= 0, "0 or a number above it"),
-            ("LEADS", [], lambda x: x == "all" or isinstance(x, list) and 0 < len(x) == len(set(x)),
-             '"all" or a list of names')):
-        value = globals()[name]
-        try:
-            for key in keys:
-                value = value[key]
-            fine = right(value)
-        except (KeyError, TypeError, IndexError):
-            fine = False
-        if not fine:
-            raise SystemExit(f"{name} = {globals()[name]!r}: expected {expected}" + (f" for {' '.join(keys)}" if keys else ""))
+def choose_recipe(data):
+    """The constants -> every setting of this run, as it travels in the checkpoint."""
+    settings = RECIPES[DATASET] | (TRANSFER[DATASET] if RECIPE == "transfer" else {})
+    recipe = SimpleNamespace(**settings, split=SPLIT, seed=SEED)
+    recipe.task = TASK if data.is_ptbxl else "multiclass"
+    recipe.learning_rate = recipe.learning_rate[MODEL]
+    recipe.template_distance = MODEL in recipe.template_distance
+    recipe.leads = LEADS.split() if isinstance(LEADS, str) else list(LEADS)
+    if LEADS == "all":
+        recipe.leads = data.header.leads
+    if not recipe.leads or not set(recipe.leads) <= set(data.header.leads):
+        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.header.leads}")
+    rate = data.header.sampling_rate
+    recipe.crop = round(recipe.crop_seconds * rate)
+    recipe.window = round((recipe.crop_seconds + 2 * recipe.shift_seconds) * rate)
+    if recipe.window > data.signals.shape[2]:
+        raise SystemExit(f"crop_seconds and twice shift_seconds make {recipe.window} samples, but "
+                         f"{DATASET}_signals.npy has {data.signals.shape[2]} a row")
+    return recipe
 
 
-def check_sizes(data, sides, crop):
-    """Stops the run where there is nothing to train with, or nowhere to write the result."""
-    for side in ("train", "validation"):
-        if len(sides[side]) < 2:
-            raise SystemExit(f"{len(sides[side])} rows to use for {side}: {data.name}_signals.npy has too few of that side "
-                             f"(TRAIN_FRACTION = {TRAIN_FRACTION})")
-    crop_starts(data.signals.shape[2], crop)
-    if data.kind == "mitbih" and crop + 2 * SHIFT_SECONDS * int(data.header["sampling_rate"]) > data.signals.shape[2]:
-        raise SystemExit("CROP_SECONDS and twice SHIFT_SECONDS are longer than "
-                         f"the segments of {data.signals.shape[2]} samples")
-    if not os.access(".", os.W_OK):
-        raise SystemExit(f"the folder {os.getcwd()} cannot be written to: run the script in another one")
-
-
-def make_net(data, tensors, rows, crop):
-    """A new net with the statistics of the training rows in its normalisation -> (net, its arguments)."""
-    signals, features, _, statements = tensors
-    arguments = {"leads": signals.shape[1], "samples": crop, "features": features.shape[1],
-                 "outputs": len(data.header["class_names"]) + statements.shape[1], **ARCHITECTURE[data.name][MODEL]}
+def make_net(examples, rows, recipe, classes):
+    """A new net that normalises by the statistics of the training rows -> net, its arguments."""
+    arguments = {
+        "channels": examples.signals.shape[1],
+        "features": examples.features.shape[1],
+        "samples": recipe.crop,
+        "outputs": classes + examples.statements.shape[1],
+        "flatten_width": recipe.flatten_width,
+        **ARCHITECTURES[DATASET][MODEL],
+    }
     net = MODELS[MODEL](**arguments)
-    for layer, values in ((net.normalise_signals, signals), (net.normalise_features, features)):
-        layer.mean.view(-1)[:], layer.spread.view(-1)[:] = channel_statistics(values, rows)
+    net.normalise_signals.fit(examples.signals, rows["train"])
+    net.normalise_features.fit(examples.features, rows["train"])
     return net, arguments
 
 
-def to_device(tensors, device):
-    """Signals, other tensors -> the same on the device, but signals that would fill over half of a GPU stay in memory."""
-    fits = device.type != "cuda" or tensors[0].nbytes < 0.5 * torch.cuda.mem_get_info(device)[0]
-    return [tensors[0].to(device) if fits else tensors[0], *(tensor.to(device) for tensor in tensors[1:])]
-
-
-def output_rows(tensors, rows, classes):
-    """Tensors, training rows, number of classes -> how many of them have each class and each statement, a list."""
-    targets, statements = tensors[2][rows].cpu(), tensors[3][rows].cpu()
-    counts = targets.sum(dim=0) if targets.dim() == 2 else torch.bincount(targets, minlength=classes)
-    return [int(count) for count in (*counts, *statements.sum(dim=0))]
-
-
-def made_with(data):
-    """Dataset -> what a run is made with: the constants, and what the data were made from and with."""
-    return {"constants": constants_of(globals(), HOW_IT_RUNS), "made_from": json.loads(str(data.header["made_from"]))}
-
-
-def describe(data, net, train_rows, **results):
-    """Dataset, trained net and the run's results -> the checkpoint: everything that a later stage must know."""
-    text = {key: [str(name) for name in data.header[key]] for key in ("class_names", "leads", "statement_names")
-            if key in data.header.dtype.names}
-    statements = text.get("statement_names", []) if STATEMENT_WEIGHT else []
-    return {"dataset": data.name, "model": MODEL, "class_map": str(data.header["class_map"]),
-            "class_names": text["class_names"], "outputs": text["class_names"] + statements, "dataset_leads": text["leads"],
-            "sampling_rate": int(data.header["sampling_rate"]), "simulated": bool(data.header["simulated"]),
-            "weights": {name: tensor.cpu() for name, tensor in net.state_dict().items()},
-            "normalisation": {key: value.flatten().tolist() for key, value in net.normalise_signals.state_dict().items()},
-            "split": SPLIT, "leaks": SPLIT == "random", "split_rows": len(data.labels), "seed": SEED,
-            "train_fraction": TRAIN_FRACTION, "train_rows": train_rows, "segment": data.signals.shape[2],
-            **made_with(data), "versions": versions(torch, np), **results}
-
-
 def main():
-    check_settings()
-    device = start_processes(pick_device(DEVICE))
+    check_choice("DATASET", DATASET, RECIPES)
+    check_choice("MODEL", MODEL, MODELS)
+    check_choice("RECIPE", RECIPE, ["home", "transfer"])
+    check_choice("TASK", TASK, ["multilabel", "multiclass"])
+    check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
+    check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
+    device = pick_device()
+    start_processes(device)
     torch.manual_seed(SEED)
 
     data = load_dataset(DATASET)
-    task = TASK if DATASET == "ptbxl" else "multiclass"
-    if DATASET == "mitbih" and SPLIT != "random":
-        check_records(data)
-    parts = split_parts(data, SPLIT)
-    sides = task_rows(data, task, split_rows(data, SPLIT, parts, SEED))
-    sides["train"] = some_patients(data, sides["train"], TRAIN_FRACTION)
-    crop = round(CROP_SECONDS[DATASET] * int(data.header["sampling_rate"]))
-    check_sizes(data, sides, crop)
-    print(f"{DATASET} {MODEL}, {task}, on {device}: " + ", ".join(f"{len(rows):,} {side}" for side, rows in sides.items()))
-    print(check_patients(data, sides, SPLIT) + ("\nSIMULATED data" if data.header["simulated"] else ""))
+    recipe = choose_recipe(data)
+    sides = choose_sides(data, SPLIT)
+    rows = split_rows(data, sides, recipe)
+    warnings = warnings_of(data.header, recipe)
+    print(f"{DATASET} {MODEL}, {recipe.task}, on {device}: "
+          + ", ".join(f"{len(part):,} {side} rows" for side, part in rows.items()))
+    print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
+    if not len(rows["train"]) or not len(rows["validation"]):
+        raise SystemExit(f"{DATASET}_signals.npy has no rows to train or to validate with: {sides}")
 
-    settings = input_settings(data)
-    tensors = [*make_inputs(data, **settings), targets_of(data, task), statements_of(data)]
-    net, arguments = make_net(data, tensors, sides["train"], crop)
-    net, tensors = net.to(device), to_device(tensors, device)
-    names = [str(name) for name in data.header["class_names"]]
-    prior, records = prior_of(data, tensors[2], sides, names)
-    configuration = {**made_with(data), "device": device.type}
-    history, epoch, probability = fit(net, tensors, sides, task, names, crop, records, prior, configuration)
-    if not leave_processes():
+    examples = make_examples(data, recipe)
+    classes = len(data.header.class_names)
+    net, arguments = make_net(examples, rows, recipe, classes)
+    for name, tensor in vars(examples).items():
+        setattr(examples, name, tensor.to(device))
+    history, kept = fit(net.to(device), examples, rows, recipe, data.header)
+    if not is_main_process():
         return
 
-    wanted = tensors[2].cpu().numpy()[sides["validation"]]
-    thresholds = best_thresholds(probability, wanted) if task == "multilabel" else None   # None: the most probable class
-    checkpoint = describe(data, net, len(sides["train"]), task=task, model_arguments=arguments, inputs=settings, crop=crop,
-                          split_parts=parts, prior=prior, thresholds=thresholds, epoch=epoch, history=history,
-                          output_rows=output_rows(tensors, sides["train"], len(names)))
+    logits = kept["logits"]
+    targets = examples.targets[rows["validation"]].cpu()
+    checkpoint = {
+        "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
+        "sides": sides, "train_rows": len(rows["train"]), "segment": data.signals.shape[2],
+        "net_arguments": arguments, "epoch": kept["epoch"], "history": history,
+        "weights": {name: value.cpu() for name, value in kept["weights"].items()},
+        "thresholds": best_thresholds(probabilities(logits, recipe, classes), targets.numpy()),
+        "temperature": fit_temperature(logits[:, :classes], targets),
+        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+    }
     name = f"{DATASET}_{MODEL}"
-    with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, plot_path):
+    title = ". ".join([f"{name}, {recipe.task}, {SPLIT} split", *warnings])
+    with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
-        plot_history(history, epoch, title_of(name, task, data), plot_path)
+        plot_history(history, kept["epoch"], title, picture_path)
     Path(f"{name}_state.pth").unlink(missing_ok=True)
-    print(f"Kept epoch {epoch}. Wrote {name}_model.pth, {name}_training.png")
+    print(f"Kept epoch {kept['epoch']}. Wrote {name}_model.pth, {name}_training.png")
 
 
 if __name__ == "__main__":

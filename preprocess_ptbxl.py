@@ -1,80 +1,155 @@
 """Gathers the 12-lead records of PTB-XL and their five diagnostic superclasses.
 
-Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of one sampling rate; where there are none, it
-        fetches these files from PhysioNet first (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
-Writes  ptbxl_signals.npy    (n, 12, samples) float32  mV, 10 s, leads in the order of LEADS
-        ptbxl_labels.npy     (n,) int64                one superclass a record, -1 for a record with none
-        ptbxl_metadata.npy   (n,) structured           ecg_id, patient, fold, age, sex, superclasses (5,) int8 (the
-                                                       multi-label form), statements (71,) int8 likelihoods,
-                                                       one for each row of scp_statements.csv
-        ptbxl_header.npy     (1,) structured           class names, statement names, leads, sampling rate; what all four
-                                                       files were made from, and their SHA-256
-Takes   half a minute for the 21,799 records at 100 Hz, beside the download.
+Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of SAMPLING_RATE;
+        fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
+Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the order of LEADS
+        ptbxl_labels.npy     (n,) int64: one superclass a record, -1 for a record with none
+        ptbxl_metadata.npy   (n,) structured: ecg_id, patient, fold, age, sex,
+                             superclasses (5,) int8 zeros and ones,
+                             statements (71,) int8 likelihoods of all SCP statements
+        ptbxl_header.npy     JSON text: class names, statement names, leads, sampling rate,
+                             settings, versions, SHA-256 of the three arrays
+Takes   10 seconds for the 21,799 records at 100 Hz, beside the download.
 
-The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset", Sci. Data 7, 2020.
+The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",
+Scientific Data 7:154, 2020.
 """
 
 import ast
 from collections import Counter
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm import tqdm
 
-from preprocess_mitbih import (RowWriter, Source, check_choice, check_folder, check_form, constants_of, fetch_database,
-                               new_files, read_wfdb, save_array, save_header)
+from preprocess_mitbih import (
+    RowWriter,
+    check_choice,
+    check_header,
+    download,
+    new_files,
+    print_notes,
+    read_wfdb,
+    save_array,
+    save_header,
+    usable_records,
+)
 
 # data
-DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"   # 1.0.1 and 1.0.2 work as well
+DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 SAMPLING_RATE = 100       # Hz: 100 (1 GB of signals) or 500 (5.2 GB)
-BAD_RECORDS = "stop"      # a record that cannot be used: "stop" the run, or "skip" the record and count it
+BAD_RECORDS = "stop"      # at a damaged record "stop" the run, or "skip" the record and count it
 
 # download
-DOWNLOAD = True           # where DATA_DIR has no records of this rate, fetch them; a download that was broken off goes on
-BASE_URL = "https://physionet.org/files/"   # or a mirror with its paths: "https://physionet-open.s3.amazonaws.com/"
-CONNECTIONS = 2           # at a time; wfdb's own dl_database takes 2
+DOWNLOAD = True           # fetch the files of the database that are missing
+BASE_URL = "https://physionet-open.s3.amazonaws.com/"   # or "https://physionet.org/files/"
 
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SUPERCLASSES = ["NORM", "MI", "STTC", "CD", "HYP"]
-TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which superclass is the label of equally likely ones
+TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones is the label
 SECONDS = 10              # length of every record
-# Constants that say how a run goes, not what comes out; the others are recorded with the outputs.
-HOW_IT_RUNS = ["DATA_DIR", "DOWNLOAD", "BASE_URL", "CONNECTIONS", "BAD_RECORDS", "HOW_IT_RUNS"]
 
 
-# ---- Diagnostic statements ----
+# ---- Signals ----
 
-def read_table(path, columns, index):
-    """CSV file -> pandas table, after a check that it is there and has the columns."""
+def read_signals(name):
+    """WFDB record -> (12, samples) float32 mV and whether it is simulated.
+
+    wfdb spends fifty times longer on the header than on the samples. PTB-XL's headers have one
+    form: if the header written for these samples equals the file to the letter, then format,
+    gain, leads, length and checksums are right. Any other record is read by wfdb.
+    Raises ValueError with one sentence if the record is damaged or not as the constants say.
+    """
+    path = Path(DATA_DIR, name)
+    samples = SECONDS * SAMPLING_RATE
     try:
-        table = pd.read_csv(path, index_col=index)
+        adc = np.frombuffer(path.with_suffix(".dat").read_bytes(), "<i2")
+        header = path.with_suffix(".hea").read_text(encoding="utf-8", errors="replace")
+    except (OSError, ValueError):   # missing, or an odd number of bytes
+        return read_any_form(path)
+    if len(adc) != 12 * samples or adc.min() == -32768:   # -32768 marks an invalid sample
+        return read_any_form(path)
+    adc = adc.reshape(-1, 12)
+    if header != usual_header(path.name, adc):
+        return read_any_form(path)
+    return (adc.T / 1000.0).astype(np.float32), False
+
+
+def usual_header(name, adc):
+    """(samples, 12) int16 -> the text of PTB-XL's header for these samples."""
+    checksums = adc.sum(axis=0, dtype=np.int64) % 65536
+    lines = [f"{name} 12 {SAMPLING_RATE} {len(adc)}"]
+    for lead, first, checksum in zip(LEADS, adc[0], checksums):
+        lines.append(f"{name}.dat 16 1000.0(0)/mV 16 0 {first} {checksum} 0 {lead}")
+    return "\n".join(lines) + "\n"
+
+
+def read_any_form(path):
+    """The same for a header of any form; the leads are put in order by their names."""
+    record, signals = read_wfdb(path)
+    check_header(record, adc_gain=1000, baseline=0, fs=SAMPLING_RATE,
+                 sig_len=SECONDS * SAMPLING_RATE)
+    names = [name.upper() for name in record.sig_name]
+    if sorted(names) != sorted(LEADS):
+        raise ValueError(f"leads {', '.join(names)}: expected {', '.join(LEADS)}")
+    signals = signals[:, [names.index(lead) for lead in LEADS]]
+    invalid = np.isnan(signals).sum()
+    if invalid:
+        raise ValueError(f"{invalid} samples are invalid (NaN)")
+    return signals.T.astype(np.float32), record.simulated
+
+
+def write_signals(table, path, left_out):
+    """Writes the signals of all records of the table -> mask of the rows written, simulated."""
+    names = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
+    kept = np.zeros(len(table), bool)
+    simulated = False
+    with closing(RowWriter(path, (len(LEADS), SECONDS * SAMPLING_RATE))) as signals_file:
+        for row, record in usable_records(names, read_signals, BAD_RECORDS, left_out):
+            signals, marked = record
+            signals_file.append(signals[None])
+            kept[row] = True
+            simulated |= marked
+    if not kept.any():
+        raise SystemExit(f"none of the {len(table)} records in {DATA_DIR} could be used: "
+                         + "; ".join(list(left_out)[:3]))
+    return kept, simulated
+
+
+# ---- Labels ----
+
+def read_table(name, columns, index):
+    """CSV file of DATA_DIR -> pandas table sorted by its index, with at least these columns."""
+    path = Path(DATA_DIR, name)
+    try:
+        table = pd.read_csv(path, index_col=index).sort_index()
     except FileNotFoundError:
-        raise SystemExit(f"{path} is missing: it is part of PTB-XL. Fetch it from "
-                         "https://physionet.org/content/ptb-xl/") from None
+        raise SystemExit(f"{path} is not in {Path.cwd()}. Put PTB-XL there, set DOWNLOAD = True, "
+                         "or see the scripts run on simulated data: python tests/demo.py") from None
     except (ValueError, OSError) as error:   # pandas' parser errors are ValueErrors
-        raise SystemExit(f"{path} cannot be read as a CSV file ({error}). Fetch it again") from error
+        raise SystemExit(f"{path} cannot be read as a CSV file ({error})") from error
     absent = sorted(set(columns) - set(table.columns))
     if absent or table.empty:
-        raise SystemExit(f"{path}: {len(table)} rows, without the columns {absent}. Expected PTB-XL's own file: fetch it again")
+        raise SystemExit(f"{path} has {len(table)} rows and lacks the columns {absent}: "
+                         "expected PTB-XL's own file")
     return table
 
 
 def parse_codes(text, ecg_id):
-    """'{"NORM": 100.0, "SR": 0.0}' -> dict of statement -> likelihood in percent (0: likelihood unknown, not absent)."""
+    """'{"NORM": 100.0, "SR": 0.0}' -> dict of statement -> likelihood in percent, 0: unknown."""
     try:
-        codes = ast.literal_eval(text)
-        codes = {str(code): float(likelihood) for code, likelihood in codes.items()}
+        codes = {str(code): float(value) for code, value in ast.literal_eval(text).items()}
         if all(0 <= likelihood <= 100 for likelihood in codes.values()):
             return codes
     except (ValueError, SyntaxError, AttributeError, TypeError, MemoryError, RecursionError):
-        pass   # the sentence below is about them all
-    raise SystemExit(f"ecg_id {ecg_id} in ptbxl_database.csv: scp_codes {str(text)[:60]!r} is not a dict of statement to "
-                     "likelihood from 0 to 100. Fetch the file again")
+        pass   # the sentence below is about all of them
+    raise SystemExit(f"ptbxl_database.csv, ecg_id {ecg_id}: scp_codes {str(text)[:60]!r} is not "
+                     "a dict of statement to likelihood from 0 to 100")
 
 
 def statement_matrix(codes, statements):
-    """n dicts of statement -> likelihood, names -> (n, statements) int8: likelihood 0 to 100, -1 where absent."""
+    """n dicts of statement -> likelihood -> (n, statements) int8: 0 to 100, -1 where absent."""
     column = {name: i for i, name in enumerate(statements)}
     matrix = np.full((len(codes), len(statements)), -1, np.int8)
     for row, record in enumerate(codes):
@@ -85,152 +160,73 @@ def statement_matrix(codes, statements):
 
 
 def superclass_matrix(matrix, superclass_of):
-    """(n, statements) likelihoods, superclass of each statement -> (n, 5) int8 likelihoods, -1 where absent.
+    """(n, statements) likelihoods, superclass of each statement -> (n, 5) int8, -1 where absent.
 
-    As in the reference benchmark (Strodthoff et al. 2020) every statement counts, whatever its likelihood; a
-    superclass takes the highest likelihood of its statements.
+    As in the reference benchmark (Strodthoff et al. 2020) every statement counts, whatever its
+    likelihood. A superclass has the highest likelihood of its statements.
     """
-    return np.stack([matrix[:, superclass_of == name].max(axis=1, initial=-1) for name in SUPERCLASSES], axis=1)
+    return np.stack([matrix[:, superclass_of == name].max(axis=1, initial=-1)
+                     for name in SUPERCLASSES], axis=1)
 
 
 def single_labels(likelihoods):
-    """(n, 5) superclass likelihoods -> (n,) int64: the most likely superclass, ties by TIE_ORDER, -1 for none.
+    """(n, 5) superclass likelihoods -> (n,) int64: the most likely one, ties by TIE_ORDER, or -1.
 
-    It is a choice, not the truth, for a record with several superclasses; the metadata tell which ones those are.
+    For a record with several superclasses this is a choice, not the truth.
     """
     order = np.array([SUPERCLASSES.index(name) for name in TIE_ORDER])
     labels = order[np.argmax(likelihoods[:, order], axis=1)]   # argmax takes the first of equals
     return np.where(likelihoods.max(axis=1) < 0, -1, labels).astype(np.int64)
 
 
-# ---- Signals ----
-
-def ordinary_header(name, adc):
-    """(samples, 12) int16 -> the very header text that PTB-XL has for these samples."""
-    rate = len(adc) // SECONDS
-    checksums = adc.sum(axis=0, dtype=np.int64) % 65536
-    lines = [f"{name}.dat 16 1000.0(0)/mV 16 0 {first} {checksum} 0 {lead}\n"
-             for lead, first, checksum in zip(LEADS, adc[0].tolist(), checksums.tolist())]
-    return f"{name} 12 {rate} {len(adc)}\n" + "".join(lines)
-
-
-def read_signals(path, sampling_rate):
-    """WFDB record -> ((12, samples) float32 mV, simulated). ValueError where it is not what the constants say.
-
-    Parsing the header costs wfdb fifty times more than reading the samples. So the samples are taken to be what
-    PTB-XL stores, and the header that belongs to them is written out: if it equals the one on disk to the letter,
-    format, gain, leads, length and checksums are proven. Any other record takes the general path.
-    """
-    samples = SECONDS * sampling_rate
-    try:
-        adc = np.frombuffer(Path(f"{path}.dat").read_bytes(), "<i2")
-        text = Path(f"{path}.hea").read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):   # missing, or an odd number of bytes: the general path says what is wrong
-        return read_signals_general(path, sampling_rate)
-    ordinary = len(adc) == 12 * samples and adc.min() > -32768   # -32768 marks an invalid sample
-    if not ordinary or text != ordinary_header(Path(path).name, adc.reshape(-1, 12)):
-        return read_signals_general(path, sampling_rate)
-    return (adc.reshape(-1, 12).T / 1000.0).astype(np.float32), False
-
-
-def read_signals_general(path, sampling_rate):
-    """The same for a header of any form: wfdb decodes it, and the leads are put in order by their names."""
-    record, signals = read_wfdb(path)
-    names = [name.upper() for name in record.sig_name]
-    check_form(record, adc_gain=1000, baseline=0)
-    if record.fs != sampling_rate:
-        raise ValueError(f"sampled at {record.fs} Hz, SAMPLING_RATE says {sampling_rate} Hz")
-    if len(signals) != SECONDS * sampling_rate:
-        raise ValueError(f"{len(signals)} samples, expected {SECONDS * sampling_rate} ({SECONDS} s)")
-    absent = [lead for lead in LEADS if names.count(lead) != 1]
-    if absent:
-        raise ValueError(f"leads {', '.join(record.sig_name)}: {', '.join(absent)} absent or twice")
-    signals = signals[:, [names.index(lead) for lead in LEADS]]
-    if np.isnan(signals).any():
-        raise ValueError(f"{np.isnan(signals).sum()} samples are invalid (NaN)")
-    return signals.T.astype(np.float32), any("simulated" in comment for comment in record.comments)
-
-
-def read_all(table, source, signals_file):
-    """Streams the records of the table into the file -> mask of rows written, reasons of the others, simulated."""
-    column = "filename_lr" if SAMPLING_RATE == 100 else "filename_hr"
-    kept, left_out, simulated = np.ones(len(table), bool), Counter(), False
-    for row, name in enumerate(tqdm(table[column], desc="records", unit="record", disable=None)):
-        try:
-            source.read(f"{name}.hea")
-            source.read(f"{name}.dat")
-            signals, mark = read_signals(f"{DATA_DIR}/{name}", SAMPLING_RATE)
-            signals_file.append(signals[None])
-            simulated |= mark
-        except ValueError as error:
-            if BAD_RECORDS == "stop":
-                raise SystemExit(f"record {name} in {DATA_DIR}: {error}. "
-                                 'Fetch it again, or set BAD_RECORDS = "skip" to go on without it') from error
-            kept[row] = False
-            left_out[f"record: {name} {error}"] += 1
-    if not kept.any():
-        raise SystemExit(f"none of the {len(table)} records in {DATA_DIR} could be used")
-    return kept, left_out, simulated
-
-
-# ---- Metadata ----
-
-def metadata_table(table, superclasses, statements):
-    """Rows of ptbxl_database.csv, (n, 5) and (n, statements) likelihoods -> (n,) structured metadata."""
-    metadata = np.zeros(len(table), [
-        ("ecg_id", "<i4"), ("patient", "U8"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
-        ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", (statements.shape[1],))])
-    metadata["ecg_id"], metadata["fold"] = table.index, table["strat_fold"]
-    metadata["patient"] = table["patient_id"].astype(int).astype(str)
-    metadata["age"], metadata["sex"] = table["age"], table["sex"].fillna(-1)   # years (300: above 89); 0 male, 1 female
-    metadata["superclasses"], metadata["statements"] = superclasses >= 0, statements
-    return metadata
-
-
-def read_metadata(source):
-    """The two csv files -> (table of records, metadata, labels, statement names, unknown codes)."""
-    try:
-        source.read("ptbxl_database.csv")
-        source.read("scp_statements.csv")
-    except ValueError as error:
-        raise SystemExit(f"{error}. It is part of PTB-XL: fetch it from https://physionet.org/content/ptb-xl/") from error
-    table = read_table(Path(DATA_DIR) / "ptbxl_database.csv",
-                       ["patient_id", "age", "sex", "scp_codes", "strat_fold", "filename_lr", "filename_hr"], "ecg_id")
-    scp = read_table(Path(DATA_DIR) / "scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
-    table, scp = table.sort_index(), scp.sort_index()
+def read_metadata():
+    """The two CSV files -> table of records, metadata, labels, statement names, unknown codes."""
+    table = read_table("ptbxl_database.csv", ["patient_id", "age", "sex", "scp_codes", "strat_fold",
+                                              "filename_lr", "filename_hr"], "ecg_id")
+    scp = read_table("scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
     for column in ("patient_id", "age", "sex", "strat_fold"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    if table.index.has_duplicates or not table["strat_fold"].isin(range(1, 11)).all() or table["patient_id"].isna().any():
-        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, a patient_id and a strat_fold of 1 to 10 in "
-                         "every row. Fetch the file again")
+    folds_known = table["strat_fold"].isin(range(1, 11)).all()
+    if table.index.has_duplicates or not folds_known or table["patient_id"].isna().any():
+        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, and a patient_id and "
+                         "a strat_fold from 1 to 10 in every row")
     codes = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
     unknown = Counter(code for record in codes for code in record if code not in scp.index)
     statements = statement_matrix(codes, scp.index)
-    diagnostic_class = scp["diagnostic_class"].where(scp["diagnostic"] == 1, "").to_numpy(str)
-    likelihoods = superclass_matrix(statements, diagnostic_class)
-    return table, metadata_table(table, likelihoods, statements), single_labels(likelihoods), list(scp.index), unknown
+    superclass_of = scp["diagnostic_class"].where(scp["diagnostic"] == 1, "").to_numpy(str)
+    likelihoods = superclass_matrix(statements, superclass_of)
+
+    metadata = np.zeros(len(table), [
+        ("ecg_id", "<i4"), ("patient", "U8"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
+        ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", (len(scp),))])
+    metadata["ecg_id"] = table.index
+    metadata["patient"] = table["patient_id"].astype(int).astype(str)
+    metadata["fold"] = table["strat_fold"]
+    metadata["age"] = table["age"]                 # years; 300 stands for more than 89
+    metadata["sex"] = table["sex"].fillna(-1)      # 0 male, 1 female
+    metadata["superclasses"] = likelihoods >= 0
+    metadata["statements"] = statements
+    return table, metadata, single_labels(likelihoods), list(scp.index), unknown
 
 
 # ---- Report ----
 
-def print_report(metadata, labels, left_out):
-    """Prints records by superclass and split, how many superclasses a record has, and what was left out."""
-    splits = {"folds 1-8": metadata["fold"] <= 8, "fold 9": metadata["fold"] == 9, "fold 10": metadata["fold"] == 10,
-              "all": metadata["fold"] > 0}
-    print(f"\n{'superclass':<22}" + "".join(f"{name:>11}" for name in splits) + f"{'as label':>11}")
-    for index, name in enumerate(SUPERCLASSES):
-        has = metadata["superclasses"][:, index] == 1
-        print(f"{name:<22}" + "".join(f"{np.sum(has & rows):>11,}" for rows in splits.values())
-              + f"{np.sum(labels == index):>11,}")
-    count = metadata["superclasses"].sum(axis=1)
+def print_report(metadata, labels):
+    """Prints records by superclass and fold, and how many superclasses a record has."""
+    superclasses = metadata["superclasses"]
+    rows = pd.DataFrame(superclasses, columns=SUPERCLASSES)
+    count = superclasses.sum(axis=1)
     for number in range(count.max() + 1):
-        text = f"records with {number or 'none'}"
-        print(f"{text:<22}" + "".join(f"{np.sum((count == number) & rows):>11,}" for rows in splits.values()))
-    print(f"{'records':<22}" + "".join(f"{np.sum(rows):>11,}" for rows in splits.values()))
-    print(f"{'patients':<22}" + "".join(f"{len(np.unique(metadata['patient'][rows])):>11,}" for rows in splits.values()))
-    print("\nLeft out" + ("" if left_out else ": nothing"))
-    for reason, number in left_out.items():
-        print(f"  {number:>9,}  {reason}")
+        rows[f"records with {number}"] = count == number
+    rows["records"] = 1
+    fold = np.select([metadata["fold"] <= 8, metadata["fold"] == 9], ["folds 1-8", "fold 9"],
+                     "fold 10")
+    table = rows.groupby(fold).sum().T[["folds 1-8", "fold 9", "fold 10"]]
+    table.loc["patients"] = pd.Series(metadata["patient"]).groupby(fold).nunique()
+    table["all"] = table.sum(axis=1)               # a patient is in one fold only
+    as_label = np.bincount(labels[labels >= 0], minlength=len(SUPERCLASSES))
+    table["as label"] = pd.Series(as_label, SUPERCLASSES)
+    print("\n" + table.to_string(float_format="%.0f", na_rep=""))
 
 
 # ---- Main ----
@@ -240,27 +236,28 @@ def main():
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     if DOWNLOAD:
         folder = f"records{SAMPLING_RATE}/"
-        fetch_database(DATA_DIR, f"{BASE_URL}ptb-xl/1.0.3/", folder.strip("/"), f"{folder}*/*.hea",
-                       lambda name: name.startswith((folder, "ptbxl_database.csv", "scp_statements.csv")), CONNECTIONS)
-    check_folder(DATA_DIR, "https://physionet.org/content/ptb-xl/1.0.3/")
-    source = Source(DATA_DIR)
-    table, metadata, labels, statement_names, unknown = read_metadata(source)
-    outputs = [f"ptbxl_{part}.npy" for part in ("signals", "labels", "metadata", "header")]
+        parts = (folder, "ptbxl_database.csv", "scp_statements.csv")
+        download(DATA_DIR, f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
+                 lambda name: name.startswith(parts))
+    table, metadata, labels, statement_names, unknown = read_metadata()
+    left_out = Counter({f"statements {code!r}, which are not in scp_statements.csv": number
+                        for code, number in unknown.items()})
+    arrays = ["signals", "labels", "metadata"]
+    outputs = [f"ptbxl_{part}.npy" for part in [*arrays, "header"]]
 
-    with new_files(*outputs) as (signals_path, labels_path, metadata_path, header_path):
-        signals_file = RowWriter(signals_path, (len(LEADS), SECONDS * SAMPLING_RATE), "<f4")
-        kept, left_out, simulated = read_all(table, source, signals_file)
-        signals_file.close()
-        left_out.update({f"statements: {code!r} is not in scp_statements.csv": n for code, n in unknown.items()})
-        save_array(labels_path, labels[kept])
-        save_array(metadata_path, metadata[kept])
-        parts = {"signals": signals_path, "labels": labels_path, "metadata": metadata_path}
-        save_header(header_path, parts, dataset="ptbxl", class_map="superclasses", class_names=SUPERCLASSES, leads=LEADS,
-                    sampling_rate=SAMPLING_RATE, simulated=simulated, statement_names=statement_names,
-                    made_from=source.describe(constants_of(globals(), HOW_IT_RUNS)))
+    with new_files(*outputs) as paths:
+        signals_path, labels_path, metadata_path, header_path = paths
+        kept, simulated = write_signals(table, signals_path, left_out)
+        metadata, labels = metadata[kept], labels[kept]
+        save_array(labels_path, labels)
+        save_array(metadata_path, metadata)
+        save_header(header_path, dict(zip(arrays, paths)), {
+            "dataset": "ptbxl", "class_map": "superclasses", "class_names": SUPERCLASSES,
+            "leads": LEADS, "sampling_rate": SAMPLING_RATE, "simulated": simulated,
+            "statement_names": statement_names, "settings": {}})
 
-    print_report(metadata[kept], labels[kept], left_out)
-    print("\nSIMULATED data: no figure made from it is a result" if simulated else "")
+    print_report(metadata, labels)
+    print_notes(left_out, simulated)
     print(f"Wrote {', '.join(outputs)}")
 
 

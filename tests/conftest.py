@@ -1,29 +1,22 @@
-"""Fixtures: small simulated databases, and a working folder with everything that the preprocess scripts write."""
+"""Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
-import sys
-from pathlib import Path
-
+import harness  # puts the scripts on the module path
 import pytest
+import simulate
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
-
-import cross_dataset_validation  # noqa: E402
-import model_evaluation  # noqa: E402
-import model_training  # noqa: E402
-import preprocess_mitbih  # noqa: E402
-import preprocess_ptbxl  # noqa: E402
-import simulate  # noqa: E402
+import preprocess_mitbih
+import preprocess_ptbxl
 
 MITBIH = "mit-bih-arrhythmia-database-1.0.0"
 PTBXL = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 
 
 @pytest.fixture(autouse=True)
-def no_download(monkeypatch):
-    """Tests that fetch something switch it on, for a server of their own."""
-    monkeypatch.setattr(preprocess_mitbih, "DOWNLOAD", False)
-    monkeypatch.setattr(preprocess_ptbxl, "DOWNLOAD", False)
+def no_download():
+    """Nothing is fetched, except by tests that switch it on for a server of their own."""
+    with (harness.changed(preprocess_mitbih, DOWNLOAD=False),
+          harness.changed(preprocess_ptbxl, DOWNLOAD=False)):
+        yield
 
 
 @pytest.fixture
@@ -35,29 +28,15 @@ def work(tmp_path, monkeypatch):
 
 @pytest.fixture(scope="session")
 def arrays(tmp_path_factory):
-    """A folder with the .npy files of 48 records of 40 s and of 300 PTB-XL records. Link it, do not change it."""
+    """A folder with the .npy files of 48 records of 40 s and of 300 PTB-XL records; link them."""
     folder = tmp_path_factory.mktemp("arrays")
     simulate.write_mitbih(folder / MITBIH, seconds=40)
     simulate.write_ptbxl(folder / PTBXL, records=300)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        patch.setattr(preprocess_mitbih, "DOWNLOAD", False)
-        patch.setattr(preprocess_ptbxl, "DOWNLOAD", False)
-        preprocess_mitbih.main()
-        preprocess_ptbxl.main()
+        harness.run_stage(preprocess_mitbih, DOWNLOAD=False)
+        harness.run_stage(preprocess_ptbxl, DOWNLOAD=False)
     return folder
-
-
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Empty files in place of the pictures, for tests that are about something else."""
-    def draw_all(paths, *_):
-        for path in paths:
-            path.write_bytes(b"")
-        return {"completeness_error": None, "deleted": [.2], "deletion": {}}
-    monkeypatch.setattr(model_evaluation, "draw_all", draw_all)
-    monkeypatch.setattr(model_training, "plot_history", lambda *arguments: arguments[-1].write_bytes(b""))
-    monkeypatch.setattr(cross_dataset_validation, "plot_report", lambda *arguments: arguments[-1].write_bytes(b""))
 
 
 @pytest.fixture
@@ -66,3 +45,26 @@ def prepared(work, arrays):
     for path in arrays.glob("*.npy"):
         (work / path.name).symlink_to(path)
     return work
+
+
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Empty files in place of the pictures, for tests that are about something else.
+
+    The scripts are imported here, so that the tests of the preprocess scripts need no PyTorch.
+    """
+    import cross_dataset_validation
+    import model_evaluation
+    import model_training
+
+    def draw_all(paths, *_):
+        for path in paths:
+            path.write_bytes(b"")
+        return {"completeness_error": None, "deleted": [0.2], "deletion": {}}
+
+    def draw_one(*arguments):
+        arguments[-1].write_bytes(b"")
+
+    monkeypatch.setattr(model_evaluation, "draw_all", draw_all)
+    monkeypatch.setattr(model_training, "plot_history", draw_one)
+    monkeypatch.setattr(cross_dataset_validation, "plot_report", draw_one)

@@ -1,37 +1,95 @@
-"""What the tests and the hand-run checks share: a script with other constants, and a web server that misbehaves."""
+"""What tests, checks and reports share: stages with other constants, files, a faulty web server.
+
+Import it before the scripts: it puts their folder and those below tests/ on the module path.
+"""
 
 import hashlib
+import importlib
 import random
 import resource
 import sys
 import threading
 import time
-from collections import Counter, defaultdict
+from collections import Counter
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
-ROOT = Path(__file__).resolve().parent.parent
+import wfdb
+
+TESTS = Path(__file__).resolve().parent
+ROOT = TESTS.parent
+sys.path[:0] = [str(path) for path in (ROOT, TESTS, TESTS / "checks", TESTS / "reports")
+                if str(path) not in sys.path]
 
 
-def command(script, **constants):
-    """Name of a script and constants -> the command that runs it with them, as if they had been edited."""
-    lines = [f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {script} as stage",
-             *(f"stage.{name} = {value!r}" for name, value in constants.items()), "stage.main()"]
-    return [sys.executable, "-u", "-c", "\n".join(lines)]
+# ---- A stage with other constants ----
+
+@contextmanager
+def changed(stage, **constants):
+    """Sets constants of a script and restores them after.
+
+    A dict is merged into the script's own dict, at any depth; any other value replaces the old one.
+    AttributeError for a constant that the script does not have.
+    """
+    before = {name: getattr(stage, name) for name in constants}
+    try:
+        for name, value in constants.items():
+            setattr(stage, name, merged(before[name], value))
+        yield stage
+    finally:
+        for name, value in before.items():
+            setattr(stage, name, value)
+
+
+def merged(old, new):
+    """Two dicts -> a new dict of both, where the second one wins; anything else -> the second."""
+    if not (isinstance(old, dict) and isinstance(new, dict)):
+        return new
+    return old | {key: merged(old.get(key), value) for key, value in new.items()}
+
+
+def run_stage(stage, **constants):
+    """Runs main() of a script, given as a module or by its name, with other constants."""
+    if isinstance(stage, str):
+        stage = importlib.import_module(stage)
+    with changed(stage, **constants):
+        stage.main()
+
+
+def command(stage, **constants):
+    """Name of a script and constants -> the command line that does run_stage in a new process."""
+    code = (f"import sys; sys.path.insert(0, {str(TESTS)!r}); import harness; "
+            f"harness.run_stage({stage!r}, **{constants!r})")
+    return [sys.executable, "-u", "-c", code]
+
+
+# ---- Files ----
+
+def contents(folder):
+    """Folder -> dict of file name -> bytes."""
+    files = (path for path in Path(folder).rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+def outputs(folder):
+    """Folder -> dict of name -> bytes of the arrays that stages wrote, unfinished ones included."""
+    return {path.name: path.read_bytes() for path in Path(folder).glob("*.npy*")}
 
 
 def write_sums(folder):
     """Writes SHA256SUMS.txt of all files below the folder, in PhysioNet's form."""
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != "SHA256SUMS.txt")
-    (Path(folder) / "SHA256SUMS.txt").write_text("".join(
-        f"{hashlib.sha256(path.read_bytes()).hexdigest()} {path.relative_to(folder).as_posix()}\n" for path in files))
+    listing = Path(folder, "SHA256SUMS.txt")
+    listing.unlink(missing_ok=True)
+    lines = [f"{hashlib.sha256(content).hexdigest()} {name}\n"
+             for name, content in sorted(contents(folder).items())]
+    listing.write_text("".join(lines))
 
 
 @contextmanager
 def files_up_to(size):
-    """Within, no file can grow beyond so many bytes: what a full disk does."""
+    """Within, no file can grow beyond so many bytes, as on a full disk."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
@@ -40,93 +98,135 @@ def files_up_to(size):
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
-def contents(folder):
-    """Folder -> dict of file name -> bytes."""
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+def cut(path, size):
+    path.write_bytes(path.read_bytes()[:size])
 
+
+def replace(path, old, new, count=1):
+    """Replaces bytes of a file, which must be in it."""
+    content = path.read_bytes()
+    assert old in content
+    path.write_bytes(content.replace(old, new, count))
+
+
+def put_invalid_sample(path, mark):
+    """Puts the mark of an invalid sample into a WFDB record, with the checksum to match."""
+    record = wfdb.rdrecord(str(path), physical=False)
+    record.d_signal[5, 0] = mark
+    wfdb.wrsamp(path.name, record.fs, record.units, record.sig_name, d_signal=record.d_signal,
+                fmt=record.fmt, adc_gain=record.adc_gain, baseline=record.baseline,
+                write_dir=str(path.parent))
+
+
+def damaged(content, chance):
+    """Bytes and a random.Random -> the bytes with one kind of damage."""
+    content = bytearray(content)
+    place = chance.randrange(len(content))
+    match chance.randrange(7):
+        case 0 | 1:                                   # one bit flipped
+            content[place] ^= 1 << chance.randrange(8)
+        case 2:                                       # some bytes replaced
+            for _ in range(chance.randrange(1, 20)):
+                content[chance.randrange(len(content))] = chance.randrange(256)
+        case 3:                                       # the end cut off
+            del content[place:]
+        case 4:                                       # a part removed
+            del content[place:place + chance.randrange(1, 50)]
+        case 5:                                       # a part repeated
+            content[place:place] = content[:chance.randrange(1, 50)]
+        case 6:                                       # another file
+            content = bytearray(chance.randbytes(chance.randrange(0, 3000)))
+    return bytes(content)
+
+
+# ---- A web server that misbehaves ----
 
 class Handler(BaseHTTPRequestHandler):
-    """Answers GET with a file of server.folder, or part of it, after the next of the faults that are planned for its name.
+    """Answers GET with a file of server.folder, or with the next fault planned for its name.
 
-    Faults: "ok"; "slow"; "cut" and "cut without length" end in the middle of the file; "wrong" sends wrong bytes; "close"
-    answers nothing; "whole" ignores the range asked for; "in an hour" is a 429 that asks to wait; a number is a status.
+    Faults: a number is an HTTP status; "close" answers nothing; "wrong" sends wrong bytes; "cut"
+    and "cut without length" end in the middle of the file; "slow" and "ok" send it whole.
     """
     protocol_version = "HTTP/1.1"
 
     def do_GET(self):
-        server, name = self.server, unquote(self.path).lstrip("/")
-        server.asked.append((name, self.headers.get("Range")))
-        fault = server.next_fault(name)
-        path = server.folder / name
-        if isinstance(fault, int) or not path.is_file():
-            return self.answer(fault if isinstance(fault, int) else 404, b"",
-                               {"Retry-After": "0"} if fault in (429, 503) else {})
-        if fault == "in an hour":
-            return self.answer(429, b"", {"Retry-After": "3600"})
+        name = unquote(self.path).lstrip("/")
+        path = self.server.folder / name
+        self.server.asked.append(name)
+        fault = self.server.next_fault(name)
         if fault == "close":
             self.close_connection = True
-            return
-        body, start = path.read_bytes(), 0
-        if (wanted := self.headers.get("Range")) and fault != "whole":
-            start = int(wanted.removeprefix("bytes=").rstrip("-"))
-            if start >= len(body):
-                return self.answer(416, b"", {})
-        body = body[start:]
-        if fault == "wrong":
-            body = bytes([body[0] ^ 255]) + body[1:]
-        self.answer(206 if wanted and fault != "whole" else 200, body, {}, fault)
+        elif isinstance(fault, int):
+            self.answer(fault, b"")
+        elif not path.is_file():
+            self.answer(404, b"")
+        else:
+            body = path.read_bytes()
+            self.answer(200, bytes([body[0] ^ 255]) + body[1:] if fault == "wrong" else body, fault)
 
-    def answer(self, status, body, headers, fault="ok"):
+    def answer(self, status, body, fault="ok"):
         self.send_response(status)
-        for name, value in headers.items():
-            self.send_header(name, value)
         if fault == "cut without length":
             self.send_header("Connection", "close")
         else:
             self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         if fault.startswith("cut"):
-            body, self.close_connection = body[:len(body) // 2], True
-        for i in range(0, len(body), 4096):
-            self.wfile.write(body[i:i + 4096])
-            self.server.sent += len(body[i:i + 4096])
-            if self.server.victim and self.server.sent >= self.server.kill_after:
-                self.server.victim.kill()
-                self.server.victim = None
-            time.sleep(.05 if fault == "slow" else 0)
+            body = body[:len(body) // 2]
+            self.close_connection = True
+        for start in range(0, len(body), 4096):
+            block = body[start:start + 4096]
+            self.wfile.write(block)
+            self.server.count(len(block))
+            time.sleep(self.server.pause if fault == "slow" else 0)
 
     def log_message(self, *_):
         pass
 
 
 class Server(ThreadingHTTPServer):
-    """A server of a folder on the loopback address; use it in a `with` block.
+    """Serves a folder on the loopback address, in a `with` block.
 
-    faults: dict of file name -> list of faults for its first requests; random_faults: those that any request may meet; victim:
-    a process that is killed when kill_after bytes have been sent.
+    faults: dict of file name -> list of faults for its first requests. random_faults: what any
+    request may meet, at most twice in a row for a file. pause: s between the blocks of a slow
+    answer. victim: a process that is killed when kill_after bytes have been sent.
     """
     daemon_threads = True
 
-    def __init__(self, folder, faults=None, random_faults=(), seed=0):
+    def __init__(self, folder, faults=None, random_faults=(), pause=0.05):
         super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.random_faults, self.random = Path(folder), list(random_faults), random.Random(seed)
-        self.planned, self.met, self.asked = {name: list(of) for name, of in (faults or {}).items()}, Counter(), []
-        self.in_a_row, self.sent, self.victim, self.kill_after = defaultdict(int), 0, None, 0
         self.url = f"http://127.0.0.1:{self.server_port}/"
+        self.folder = Path(folder)
+        self.planned = {name: list(of_name) for name, of_name in (faults or {}).items()}
+        self.random_faults = list(random_faults)
+        self.random = random.Random(0)
+        self.pause = pause
+        self.asked = []          # names of all files asked for
+        self.met = Counter()     # how often each fault was met
+        self.in_a_row = Counter()
+        self.sent = 0            # bytes
+        self.victim = None
+        self.kill_after = 0
 
     def next_fault(self, name):
         fault = self.planned[name].pop(0) if self.planned.get(name) else "ok"
-        if self.random_faults and self.in_a_row[name] < 2:   # at most two in a row for a file
+        if self.random_faults and self.in_a_row[name] < 2:
             fault = self.random.choice(self.random_faults)
-        self.in_a_row[name] = 0 if fault in ("ok", "slow", "whole") else self.in_a_row[name] + 1
+        self.in_a_row[name] = 0 if fault in ("ok", "slow") else self.in_a_row[name] + 1
         self.met[fault] += 1
         return fault
+
+    def count(self, size):
+        self.sent += size
+        if self.victim and self.sent >= self.kill_after:
+            self.victim.kill()
+            self.victim = None
 
     def handle_error(self, *_):
         pass   # a killed or refused client breaks its connection
 
     def __enter__(self):
-        threading.Thread(target=self.serve_forever, args=(.01,), daemon=True).start()
+        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
     def __exit__(self, *_):

@@ -1,26 +1,30 @@
 """preprocess_mitbih.py on simulated records whose beats are known by construction."""
 
 import hashlib
-import json
 import random
-import signal
-import subprocess
-import threading
-import time
-from functools import partial
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+import simulate
 import wfdb
+from conftest import MITBIH
+from harness import (
+    contents,
+    cut,
+    damaged,
+    files_up_to,
+    outputs,
+    put_invalid_sample,
+    replace,
+    run_stage,
+)
 
 import preprocess_mitbih as stage
-import simulate
-from conftest import MITBIH
-from fuzz import damaged
-from harness import Server, command, contents, files_up_to, write_sums
 
 RECORDS = ("101", "102", "114", "118")
+ARRAYS = ("signals", "labels", "metadata", "records")
 
 
 @pytest.fixture
@@ -29,473 +33,364 @@ def database(work):
     return simulate.write_mitbih(work / MITBIH, records=RECORDS, seconds=20)
 
 
-def load(part):
-    return np.load(f"mitbih_{part}.npy", allow_pickle=False)
+def run(name="mitbih", **constants):
+    """Runs the script -> the dataset that it wrote."""
+    run_stage(stage, NAME=name, **constants)
+    return stage.load_dataset(name)
 
+
+def beat_positions(annotations):
+    return [int(s) for s, symbol in zip(*annotations) if symbol in stage.BEATS]
+
+
+def lead_of(record, lead):
+    """One lead of a record as wfdb reads it -> (samples,) float32 mV."""
+    physical, _ = wfdb.rdsamp(f"{MITBIH}/{record}", channel_names=[lead])
+    return physical[:, 0].astype(np.float32)
+
+
+# ---- Beats ----
 
 def test_every_complete_beat_is_a_row_and_nothing_else(database):
-    stage.main()
-    metadata = load("metadata")
-    expected = [(record, int(sample), symbol) for record, (samples, symbols) in database.items()
-                for sample, symbol in zip(samples, symbols)
+    data = run()
+    expected = [(record, sample, symbol) for record, annotations in database.items()
+                for sample, symbol in zip(*annotations)
                 if symbol in stage.BEATS and 180 <= sample <= 20 * 360 - 180]
-    assert [(str(m["record"]), int(m["sample"]), str(m["symbol"])) for m in metadata] == expected
-    assert load("signals").shape == (len(expected), 360) and load("signals").dtype == np.float32
-    names = load("header")["class_names"][0].tolist()
-    assert [names[label] for label in load("labels")] == [
-        next(name for name, symbols in stage.CLASS_MAPS["aami"].items() if symbol in symbols) for _, _, symbol in expected]
-    assert load("labels").dtype == np.int64
+    assert list(zip(data.record, data.metadata["sample"], data.metadata["symbol"])) == expected
+    assert data.signals.shape == (len(expected), 1, 360)
+    assert (data.signals.dtype, data.labels.dtype) == (np.float32, np.int64)
+    class_of = {s: name for name, symbols in stage.CLASS_MAPS["aami"].items() for s in symbols}
+    classes = [data.header["class_names"][label] for label in data.labels]
+    assert classes == [class_of[symbol] for _, _, symbol in expected]
 
 
 @pytest.mark.parametrize("record, lead", [("101", "MLII"), ("114", "MLII"), ("102", "V5")])
 def test_signals_are_the_lead_by_name_in_millivolts(database, record, lead):
-    stage.main()
-    metadata, signals = load("metadata"), load("signals")
-    rows = np.flatnonzero(metadata["record"] == record)
-    physical, fields = wfdb.rdsamp(f"{MITBIH}/{record}")
-    voltage = physical[:, fields["sig_name"].index(lead)].astype(np.float32)
-    for row in rows:
-        sample = metadata["sample"][row]
-        np.testing.assert_array_equal(signals[row], voltage[sample - 180:sample + 180])
-    assert set(metadata["leads"][rows]) == {lead}
-
-
-def test_the_whole_leads_lie_end_to_end(database):
-    stage.main()
-    header, records = load("header")[0], load("records")
-    assert header["record_names"].tolist() == list(RECORDS) and header["record_samples"].tolist() == [7200] * 4
-    physical, _ = wfdb.rdsamp(f"{MITBIH}/114", channel_names=["MLII"])
-    np.testing.assert_array_equal(records[2 * 7200:3 * 7200], physical[:, 0].astype(np.float32))
+    data = run()
+    rows = data.record == record
+    voltage = lead_of(record, lead)
+    expected = [voltage[sample - 180:sample + 180] for sample in data.metadata["sample"][rows]]
+    np.testing.assert_array_equal(data.signals[rows, 0], expected)
+    entry = data.header["records"][RECORDS.index(record)]
+    assert (entry["name"], entry["leads"], entry["samples"]) == (record, [lead], 7200)
+    start = 7200 * RECORDS.index(record)
+    np.testing.assert_array_equal(data.records[start:start + 7200], voltage)
 
 
 def test_rr_intervals_count_every_beat_of_the_record(database):
-    stage.main()
-    metadata = load("metadata")
-    for record, (samples, symbols) in database.items():
-        beats = [s for s, symbol in zip(samples, symbols) if symbol in stage.BEATS]
-        for row in metadata[metadata["record"] == record]:
+    data = run()
+    for record, annotations in database.items():
+        beats = beat_positions(annotations)
+        padded = np.pad(np.diff(beats) / 360, 10, constant_values=np.nan)
+        rows = data.metadata[data.record == record]
+        for row in rows:
             k = beats.index(row["sample"])
-            previous = (beats[k] - beats[k - 1]) / 360 if k else np.nan
-            following = (beats[k + 1] - beats[k]) / 360 if k + 1 < len(beats) else np.nan
-            np.testing.assert_allclose([row["rr_previous"], row["rr_next"]], [previous, following], rtol=1e-6)
+            np.testing.assert_allclose(row["rr"], padded[k:k + 20], rtol=1e-6)
+        assert len(np.unique(rows["rr_record"], axis=0)) == 1
+        np.testing.assert_allclose(rows["rr_record"][0, 0], np.nanmedian(padded), rtol=0.05)
 
 
-def test_rr_window_is_nan_beyond_the_record():
-    window = stage.rr_window(np.array([360, 720, 1440]), 360)
-    assert window.shape == (3, 20) and np.isfinite(window).sum() == 6
-    np.testing.assert_array_equal(window[:, 8:12], np.array(
-        [[np.nan, np.nan, 1, 2], [np.nan, 1, 2, np.nan], [1, 2, np.nan, np.nan]], np.float32))
-
-
-def test_rhythm_features_are_finite_and_see_a_premature_beat():
-    rr = np.full((40, 20), .8, np.float32)
-    rr[1, 9], rr[1, 10], rr[2, 10:] = .4, 1.2, np.nan
-    features = stage.rhythm_features(rr)
-    assert features.shape == (40, 25) and features.dtype == np.float32 and np.isfinite(features).all()
-    np.testing.assert_allclose(features[1, 4:6], np.log([.5, 1.5]), rtol=1e-5)   # previous and next over the median
-    np.testing.assert_allclose(features[1, 21:], np.log(.5), rtol=1e-5)          # and over the record's quantiles
-    np.testing.assert_allclose(features[0, :14], 0, atol=1e-6)
-    irregular = np.random.default_rng(0).uniform(.4, 1.4, (500, 20))             # as in atrial fibrillation
-    spread = stage.rhythm_features(irregular)[0, 17:21]
-    assert spread[0] < -.3 and spread[3] > .2 and np.all(np.diff(spread) > 0)
-    assert np.isfinite(stage.rhythm_features(np.full((1, 20), np.nan))).all()    # a record of one beat
-    assert stage.rhythm_features(stage.rr_window(np.array([], np.int64), 360)).shape == (0, 25)
+@pytest.mark.parametrize("sample, rr_record", [
+    ([360, 720, 1440], [1.5, 1.1, 1.25, 1.75, 1.9]),   # before the beats: unknown = 1.5, 1, 2 s
+    ([360, 720, 4320], [5.5, 1.8, 3, 5, 5]),           # a pause of 10 s counts as 5 s
+    ([360], [1, 1, 1, 1, 1]),
+])
+def test_rr_fields_equal_a_computation_by_hand(sample, rr_record):
+    table = stage.beat_table(np.array(sample), 360)
+    np.testing.assert_allclose(table["rr_record"], [rr_record] * len(sample), rtol=1e-6)
+    intervals = np.diff(sample) / 360
+    assert np.isfinite(table["rr"]).sum() == len(sample) * len(intervals)
+    for k, rr in enumerate(table["rr"]):
+        np.testing.assert_allclose(rr[10 - k:10 - k + len(intervals)], intervals)
 
 
 def test_odd_segments_fill_up_to_the_last_sample():
-    beats, complete = stage.cut_beats(np.arange(200.).reshape(2, 100), np.array([4, 5, 94, 95]), 11)
+    signals = np.arange(200.0).reshape(2, 100)
+    beats, complete = stage.cut_beats(signals, np.array([4, 5, 94, 95]), 11)
     assert complete.tolist() == [False, True, True, False]
-    np.testing.assert_array_equal(beats, [[np.arange(11), np.arange(100, 111)], [np.arange(89, 100), np.arange(189, 200)]])
+    np.testing.assert_array_equal(beats, [signals[:, :11], signals[:, 89:]])
 
 
-def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, monkeypatch, capsys):
-    monkeypatch.setattr(stage, "LEAD_ABSENT", "skip")
-    stage.main()
-    assert "102" not in load("metadata")["record"]
-    assert "102 has no lead MLII, only V5, V2" in capsys.readouterr().out
+def test_a_record_shorter_than_a_segment_has_no_rows(database):
+    assert run(SEGMENT=20_000).signals.shape == (0, 1, 20_000)
 
 
-def test_several_leads_are_kept_together(database, monkeypatch):
-    monkeypatch.setattr(stage, "LEADS", ["V1", "MLII"])
-    monkeypatch.setattr(stage, "LEAD_ABSENT", "skip")
-    stage.main()
-    metadata, signals, records = load("metadata"), load("signals"), load("records")
-    assert set(metadata["record"]) == {"101", "118"} and set(metadata["leads"]) == {"V1 MLII"}   # 102 and 114 have V5
-    physical, _ = wfdb.rdsamp(f"{MITBIH}/118", channel_names=["MLII", "V1"])
-    voltage = physical[:, ::-1].astype(np.float32)
-    row = np.flatnonzero(metadata["record"] == "118")[3]
-    sample = metadata["sample"][row]
-    np.testing.assert_array_equal(signals[row], voltage[sample - 180:sample + 180].T)
-    np.testing.assert_array_equal(records[7200:], voltage)
-    assert load("header")["leads"][0].tolist() == ["V1", "MLII"]
+# ---- Leads and sampling rate ----
+
+def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, capsys):
+    assert set(run(LEAD_ABSENT="skip").record) == {"101", "114", "118"}
+    assert "record 102: no lead MLII, only V5, V2" in capsys.readouterr().out
+
+
+def test_several_leads_are_kept_together(database):
+    data = run(LEADS=["V1", "MLII"], LEAD_ABSENT="skip")
+    assert set(data.record) == {"101", "118"}   # 102 and 114 have V5
+    assert data.header["leads"] == ["V1", "MLII"]
+    voltage = np.stack([lead_of("118", "V1"), lead_of("118", "MLII")], axis=1)
+    row = np.flatnonzero(data.record == "118")[3]
+    sample = data.metadata["sample"][row]
+    np.testing.assert_array_equal(data.signals[row], voltage[sample - 180:sample + 180].T)
+    np.testing.assert_array_equal(data.records[7200:], voltage)
 
 
 @pytest.mark.parametrize("rate", [128, 257])
-def test_another_database_is_resampled_with_its_annotations(work, monkeypatch, capsys, rate):
+def test_another_database_is_resampled_with_its_annotations(work, capsys, rate):
     truth = simulate.write_mitbih(work / MITBIH, records=["101"], seconds=20)["101"]
-    simulate.write_at_rate(work / MITBIH, work / "svdb", {"101": "800"}, rate, ["ECG1", "ECG2"])
-    for name, value in {"NAME": "svdb", "DATA_DIR": "svdb", "LEADS": ["ECG1"]}.items():
-        monkeypatch.setattr(stage, name, value)
-    stage.main()
-    metadata, signals = np.load("svdb_metadata.npy"), np.load("svdb_signals.npy")
-    samples = [s for s, symbol in zip(*truth) if symbol in stage.BEATS and 182 <= s <= 7200 - 182]
-    kept = metadata["sample"][(metadata["sample"] >= 182) & (metadata["sample"] <= 7200 - 182)]
-    np.testing.assert_allclose(kept, samples, atol=2)
-    original, _ = wfdb.rdsamp(f"{MITBIH}/101", channel_names=["MLII"])
-    row = int(np.flatnonzero(metadata["sample"] == kept[5])[0])
-    assert np.corrcoef(signals[row], original[kept[5] - 180:kept[5] + 180, 0])[0, 1] > .95
-    assert set(metadata["subset"]) == {"test"} and f"resampled from {rate} to 360 Hz" in capsys.readouterr().out
+    leads = ["ECG1", "ECG2"]
+    simulate.write_at_rate(work / MITBIH, work / "svdb", {"101": "800"}, rate, leads)
+    data = run("svdb", DATA_DIR="svdb", LEADS=["ECG1"])
+    sample = data.metadata["sample"]
+    inner = (sample >= 182) & (sample <= 7200 - 182)
+    expected = [s for s in beat_positions(truth) if 182 <= s <= 7200 - 182]
+    np.testing.assert_allclose(sample[inner], expected, atol=2)
+    row = np.flatnonzero(inner)[5]
+    segment = lead_of("101", "MLII")[sample[row] - 180:sample[row] + 180]
+    assert np.corrcoef(data.signals[row, 0], segment)[0, 1] > 0.95
+    assert data.header["records"][0]["subset"] == "test"
+    assert f"resampled from {rate} to 360 Hz" in capsys.readouterr().out
 
 
-def test_leads_are_a_list(work, monkeypatch):
-    monkeypatch.setattr(stage, "LEADS", "MLII")
-    with pytest.raises(SystemExit, match="LEADS = 'MLII': expected a list"):
-        stage.main()
-
+# ---- Classes and split ----
 
 def test_class_maps_are_the_published_ones():
-    aami = {symbol: name for name, symbols in stage.CLASS_MAPS["aami"].items() for symbol in symbols}
-    assert aami == {**dict.fromkeys("NLRejBn", "N"), **dict.fromkeys("AaJS", "S"), **dict.fromkeys("VEr", "V"), "F": "F",
-                    **dict.fromkeys("/fQ?", "Q")}   # B n r ? do not occur in MIT-BIH
-    assert set(aami) == set(stage.BEATS)
-    clinical = {symbol for symbols in stage.CLASS_MAPS["clinical"].values() for symbol in symbols}
-    assert clinical == set(stage.BEATS) - set("QB?")
+    published = {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "F": "F", "Q": "/fQ?"}
+    assert {name: set(symbols) for name, symbols in stage.CLASS_MAPS["aami"].items()} == {
+        name: set(symbols) for name, symbols in published.items()}
+    assert sorted("".join(published.values())) == sorted(stage.BEATS)
+    clinical = "".join(stage.CLASS_MAPS["clinical"].values())
+    assert sorted(clinical) == sorted(set(stage.BEATS) - set("QB?"))
 
 
-def test_clinical_classes_leave_out_unclassifiable_beats(database, monkeypatch):
-    path = f"{MITBIH}/101"
-    annotation = wfdb.rdann(path, "atr")
+def test_clinical_classes_leave_out_unclassifiable_beats(database, capsys):
+    annotation = wfdb.rdann(f"{MITBIH}/101", "atr")
     annotation.symbol[5] = "Q"
     wfdb.wrann("101", "atr", annotation.sample, annotation.symbol, write_dir=MITBIH)
-    monkeypatch.setattr(stage, "CLASS_MAP", "clinical")
-    stage.main()
-    assert annotation.sample[5] not in load("metadata")["sample"][load("metadata")["record"] == "101"]
-    assert load("header")["class_names"][0].tolist() == list(stage.CLASS_MAPS["clinical"])
+    data = run(CLASS_MAP="clinical")
+    samples = data.metadata["sample"][data.record == "101"]
+    assert annotation.sample[4] in samples and annotation.sample[5] not in samples
+    assert data.header["class_names"] == list(stage.CLASS_MAPS["clinical"])
+    assert "beats outside the class map 'clinical'" in capsys.readouterr().out
 
 
-def test_the_split_is_complete_and_disjoint():
-    subsets = [set(names.split()) for names in stage.SUBSETS.values()]
-    assert [len(s) for s in subsets] == [22, 22, 4] and len(set.union(*subsets)) == 48
+def test_the_split_is_complete_and_disjoint_and_two_records_share_a_patient(prepared):
+    data = stage.load_dataset("mitbih")
+    subsets = [record["subset"] for record in data.header["records"]]
+    assert {name: subsets.count(name) for name in subsets} == {"DS1": 22, "DS2": 22, "paced": 4}
+    assert len(set(data.record)) == 48 and len(set(data.patient)) == 47
+    assert set(data.patient[data.record == "202"]) == set(data.patient[data.record == "201"])
 
 
 def published_beats():
-    """A table with as many beats of each class and subset as the real database has."""
-    symbols = {"N": "N", "S": "A", "V": "V", "F": "F", "Q": "Q"}
-    counts = {**stage.PUBLISHED, "paced": [a - b - c for a, b, c in zip(*(stage.PUBLISHED[k] for k in ("all", "DS1", "DS2")))]}
-    rows = []
-    for subset, records in stage.SUBSETS.items():
-        names = records.split()
-        rows += [(names[0], symbol) for symbol, n in zip(symbols.values(), counts[subset]) for _ in range(n)]
-        rows += [(name, None) for name in names[1:]]
-    table = np.zeros(len(rows), [("record", "U8"), ("symbol", "U1")])
-    table["record"], table["symbol"] = [r for r, _ in rows], [s or "+" for _, s in rows]
-    return table
+    """Beats as many as published, all of a subset in its first record -> beats, records."""
+    counts = {name: np.array(of_name) for name, of_name in stage.PUBLISHED.items()}
+    counts["paced"] = counts["all"] - counts["DS1"] - counts["DS2"]
+    names, record, symbol = [], [], []
+    for subset, text in stage.SUBSETS.items():
+        record += [len(names)] * counts[subset].sum()
+        symbol += np.repeat(list("NAVF/"), counts[subset]).tolist()
+        names += text.split()
+    beats = np.zeros(len(record), stage.BEAT_FIELDS)
+    beats["record"] = record
+    beats["symbol"] = symbol
+    return beats, [{"name": name, "simulated": False} for name in names]
 
 
-def test_published_counts_are_compared_to_the_beat(monkeypatch):
-    monkeypatch.setattr(stage, "count_classes", lambda symbols: tuple(int(np.sum(symbols == s)) for s in "NAVFQ"))
-    table = published_beats()
-    assert "Equal to the published counts" in stage.check_published(table, stage.PUBLISHED_SEGMENTS, False)
-    assert "Not compared" in stage.check_published(table, stage.PUBLISHED_SEGMENTS, True)
-    assert "Not compared" in stage.check_published(table[table["record"] == "101"], 1, False)
-    table["symbol"][np.flatnonzero(table["symbol"] == "A")[0]] = "N"
-    with pytest.raises(SystemExit, match="differ from the published counts"):
-        stage.check_published(table, stage.PUBLISHED_SEGMENTS, False)
+def test_published_counts_are_compared_to_the_beat():
+    beats, records = published_beats()
+    assert stage.check_published(beats, records).endswith("to the beat: DS1, DS2, all")
+    ds1 = beats[beats["record"] < 22]
+    assert stage.check_published(ds1, records[:22]).endswith("to the beat: DS1")
+    assert "Not compared" in stage.check_published(ds1[ds1["record"] < 21], records[:21])
+    simulated = [record | {"simulated": True} for record in records]
+    assert "Not compared" in stage.check_published(beats, simulated)
+    beats["symbol"][np.flatnonzero(beats["symbol"] == "A")[-1]] = "N"   # in a record of DS2
+    with pytest.raises(SystemExit, match=r"DS2 has \(44260, 1836, .* but \(44259, 1837, "):
+        stage.check_published(beats, records)
 
 
-def cut(path, size):
-    path.write_bytes(path.read_bytes()[:size])
+def test_the_report_counts_beats_by_class_and_subset_and_records_with_each_class(capsys):
+    beats = np.zeros(5, stage.BEAT_FIELDS)
+    beats["record"] = [0, 0, 0, 1, 2]
+    records = [{"name": "101", "subset": "DS1"}, {"name": "106", "subset": "DS1"},
+               {"name": "100", "subset": "DS2"}]
+    stage.print_report(beats, np.array([0, 0, 2, 2, 0]), records)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for row in ("DS1 DS2 all records", "N 2 1 3 2", "S 0 0 0 0", "V 2 0 2 2", "all 4 1 5 3"):
+        assert row.split() in lines
 
 
-def replace(path, old, new, count=1):
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new, count))
+# ---- Damaged input ----
+
+def annotate_beyond_the_end(folder):
+    wfdb.wrann("118", "atr", np.array([100, 7200]), ["N", "N"], write_dir=str(folder))
 
 
-def damage(path):
-    content = path.read_bytes()
-    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
-
-
-def put_invalid_sample(folder):
-    record = wfdb.rdrecord(str(folder / "118"), physical=False)
-    record.d_signal[100, 0] = -2048   # format 212's mark of an invalid sample
-    wfdb.wrsamp("118", 360, record.units, record.sig_name, d_signal=record.d_signal, fmt=record.fmt,
-                adc_gain=record.adc_gain, baseline=record.baseline, write_dir=str(folder))
-
-
-DAMAGES = {
+DAMAGES = {   # regular expression for the message -> what is done to the folder
     "no such folder": lambda folder: folder.rename("elsewhere"),
     "RECORDS is missing": lambda folder: (folder / "RECORDS").unlink(),
     "118.dat is missing": lambda folder: (folder / "118.dat").unlink(),
     "118.hea is missing": lambda folder: (folder / "118.hea").unlink(),
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
     "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
-    "118.*fs = 20, all of this database have 360": lambda folder: replace(folder / "118.hea", " 360 ", " 20 "),
-    "118.*adc_gain = 200.0 300.0, all": lambda folder: replace(folder / "118.hea", " 200.0(", " 300.0("),
-    "118.*21600 bytes.*7000 samples make 21000": lambda folder: replace(folder / "118.hea", " 7200", " 7000"),
+    "118.*are damaged": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
+    "118.*fs = 20, but all records of this database have 360":
+        lambda folder: replace(folder / "118.hea", b" 360 ", b" 20 "),
+    "118.*adc_gain = 200.0 300.0, but all":
+        lambda folder: replace(folder / "118.hea", b" 200.0(", b" 300.0("),
+    "118.*21600 bytes.*7000 samples make 21000":
+        lambda folder: replace(folder / "118.hea", b" 7200", b" 7000"),
+    "118.*21610 bytes.*7200 samples make 21600":
+        lambda folder: replace(folder / "118.dat", b"", bytes(10)),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
-    "118.*21610 bytes.*7200 samples make 21600": lambda folder: (folder / "118.dat").open("ab").write(bytes(10)),
-    "118.*units uV": lambda folder: replace(folder / "118.hea", "/mV", "/uV", 2),
-    "118.*1 samples of lead MLII are invalid": put_invalid_sample,
-    "118.*header": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
-    "118.*annotation": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
+    "118.*units uV": lambda folder: replace(folder / "118.hea", b"/mV", b"/uV", 2),
+    "118.*1 samples of lead MLII are invalid":
+        lambda folder: put_invalid_sample(folder / "118", -2048),
+    "118.*annotation file": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
     "118.*no end mark": lambda folder: cut(folder / "118.atr", 60),
-    "118.*a note that says nothing": lambda folder: (folder / "118.atr").write_bytes(
-        (folder / "118.atr").read_bytes().replace(b"time resolution", b"time revolution")),
-    "118.atr is not the published file": lambda folder: write_sums(folder) or damage(folder / "118.atr"),
-    "SHA256SUMS.txt is no list": lambda folder: (folder / "SHA256SUMS.txt").write_text("<html>"),
+    "118.*unknown note":
+        lambda folder: replace(folder / "118.atr", b"time resolution", b"time revolution"),
+    "118.*not in time order within 7200 samples": annotate_beyond_the_end,
 }
 
 
 @pytest.mark.parametrize("message", DAMAGES)
-def test_bad_input_stops_with_one_sentence_and_keeps_earlier_outputs(database, work, monkeypatch, message):
-    stage.main()
-    before = {path.name: path.read_bytes() for path in work.glob("*.npy")}
+def test_bad_input_stops_with_one_sentence_and_keeps_earlier_outputs(database, work, message):
+    run()
+    before = outputs(work)
     DAMAGES[message](work / MITBIH)
-    with pytest.raises(SystemExit, match=f"(?s){message}") as error:
-        stage.main()
+    with pytest.raises(SystemExit, match=message) as error:
+        run()
     assert "\n" not in str(error.value)
-    assert {path.name: path.read_bytes() for path in work.glob("*.npy*")} == before
+    assert outputs(work) == before
 
 
-def test_bad_record_can_be_skipped_and_is_counted(database, work, monkeypatch, capsys):
+def test_bad_records_can_be_skipped_and_are_counted(database, work, capsys):
     (work / MITBIH / "118.dat").unlink()
-    monkeypatch.setattr(stage, "BAD_RECORDS", "skip")
-    stage.main()
-    assert set(load("metadata")["record"]) == {"101", "102", "114"}
-    assert "record: 118" in capsys.readouterr().out
+    assert set(run(BAD_RECORDS="skip").record) == {"101", "102", "114"}
+    assert "1  record 118: " in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="none of the 1 records .*118.dat is missing$"):
+        run(BAD_RECORDS="skip", RECORDS=["118"])
 
 
-@pytest.mark.parametrize("records", ["101", [], ["101", "101"]])
-def test_records_is_all_or_a_list_of_different_names(database, monkeypatch, records):
-    monkeypatch.setattr(stage, "RECORDS", records)
-    with pytest.raises(SystemExit, match="RECORDS"):
-        stage.main()
+@pytest.mark.parametrize("kind", ["hea", "dat", "atr"])
+def test_damaged_records_end_in_a_sentence_or_the_right_result(database, work, kind):
+    path = work / MITBIH / f"101.{kind}"
+    content = path.read_bytes()
+    right = stage.read_record("101")
+    chance = random.Random(kind)
+    refused = 0
+    for _ in range(40):
+        path.write_bytes(damaged(content, chance))
+        try:
+            record = stage.read_record("101")
+        except ValueError as error:
+            assert "\n" not in str(error)
+            refused += 1
+            continue
+        np.testing.assert_array_equal(record.signals, right.signals)
+        if kind != "atr":   # an annotation file has no checksum
+            np.testing.assert_array_equal(record.sample, right.sample)
+    assert refused > 10
 
 
-def test_records_may_be_numbers(database, monkeypatch):
-    monkeypatch.setattr(stage, "RECORDS", [101, 114])
-    stage.main()
-    assert set(load("metadata")["record"]) == {"101", "114"}
+# ---- Constants ----
+
+@pytest.mark.parametrize("records, read", [
+    ([101, 114], {"101", "114"}), ("101 114", {"101", "114"}), (["114", "114"], {"114"})])
+def test_records_are_named_by_text_or_number_and_read_once(database, records, read):
+    data = run(RECORDS=records)
+    assert set(data.record) == read and len(data.header["records"]) == len(read)
 
 
-@pytest.mark.parametrize("name, value", [("CLASS_MAP", "amii"), ("LEAD_ABSENT", "no"), ("BAD_RECORDS", "?")])
-def test_unknown_constants_are_named(work, monkeypatch, name, value):
-    monkeypatch.setattr(stage, name, value)
-    with pytest.raises(SystemExit, match=f"{name} = {value!r}: expected one of".replace("?", r"\?")):
-        stage.main()
+@pytest.mark.parametrize("constants, message", [
+    ({"CLASS_MAP": "amii"}, "CLASS_MAP = 'amii': expected one of aami, clinical"),
+    ({"LEAD_ABSENT": "no"}, "LEAD_ABSENT = 'no': expected one of first, skip"),
+    ({"BAD_RECORDS": "?"}, "BAD_RECORDS = '?': expected one of stop, skip"),
+    ({"LEADS": "MLII"}, "LEADS = 'MLII': expected a list of lead names"),
+    ({"LEADS": []}, "LEADS = []: expected a list of lead names"),
+    ({"RECORDS": []}, "none of the 0 records"),
+])
+def test_unknown_constants_are_named(database, constants, message):
+    with pytest.raises(SystemExit) as error:
+        run(**constants)
+    assert str(error.value).startswith(message)
 
 
-def test_row_writer_equals_numpy_save(work):
-    rows = np.random.default_rng(0).normal(size=(1234, 3, 5)).astype(np.float32)
-    writer = stage.RowWriter("rows.npy", (3, 5), "<f4")
+def test_run_stage_merges_a_dict_and_restores_it(database):
+    aami = stage.CLASS_MAPS["aami"]
+    data = run(CLASS_MAPS={"aami": {"N": "N"}})
+    assert set(data.metadata["symbol"]) & set("LR") == set() and "Q" in data.header["class_names"]
+    assert stage.CLASS_MAPS["aami"] is aami and aami["N"] == "NLRBejn"
+
+
+# ---- Files ----
+
+@pytest.mark.parametrize("row_shape", [(), (3, 5)])
+def test_row_writer_equals_numpy_save(work, row_shape):
+    rows = np.random.default_rng(0).normal(size=(1234, *row_shape)).astype(np.float32)
+    writer = stage.RowWriter("rows.npy", row_shape)
     for part in np.array_split(rows, 7):
         writer.append(part)
     writer.close()
-    np.testing.assert_array_equal(np.load("rows.npy", mmap_mode="r"), rows)
+    np.save("numpy.npy", rows)
+    assert Path("rows.npy").read_bytes() == Path("numpy.npy").read_bytes()
 
 
 def test_new_files_vanish_after_an_error(work):
     (work / "a").write_text("old")
     with pytest.raises(RuntimeError), stage.new_files("a", "b") as (a, b):
         a.write_text("new")
+        b.write_text("new")
         raise RuntimeError
-    assert [(p.name, p.read_text()) for p in work.iterdir()] == [("a", "old")]
-
-
-# ---- What outputs were made from ----
-
-def test_the_header_says_what_the_files_were_made_from(database, work):
-    stage.main()
-    made_from, files = json.loads(str(load("header")["made_from"][0])), list((work / MITBIH).iterdir())
-    assert made_from["files"] == len(files) == 13 and made_from["bytes"] == sum(p.stat().st_size for p in files)
-    assert made_from["constants"]["CLASS_MAP"] == "aami" and made_from["versions"]["wfdb"] == wfdb.__version__
-    assert dict(zip(load("header")["parts"][0], load("header")["part_sums"][0])) == {
-        part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest()
-        for part in ("signals", "labels", "metadata", "records")}
-    for header in (work / MITBIH).glob("*.hea"):   # git and unzip may change line ends
-        header.write_bytes(header.read_bytes().replace(b"\n", b"\r\n"))
-    stage.main()
-    assert json.loads(str(load("header")["made_from"][0])) == made_from
-
-
-@pytest.mark.parametrize("kind", ["hea", "dat", "atr"])
-@pytest.mark.parametrize("published", [True, False])
-def test_damaged_records_end_in_a_sentence_or_the_right_result(database, work, kind, published):
-    path, chance = work / MITBIH / f"101.{kind}", random.Random(kind)
-    if published:
-        write_sums(MITBIH)
-    content = path.read_bytes()
-
-    def read():
-        for end in ("hea", "dat", "atr"):
-            stage.Source(MITBIH).read(f"101.{end}")
-        return stage.read_record(MITBIH, "101", ["MLII"], "first", 360)
-    right = read()
-    for _ in range(40):
-        path.write_bytes(damaged(content, chance))
-        try:
-            found = read()
-        except ValueError as error:
-            assert "\n" not in str(error)
-        else:
-            if published or kind != "atr":   # an annotation file has no checksum of its own
-                np.testing.assert_array_equal(found["signals"], right["signals"])
-                np.testing.assert_array_equal(found["sample"], right["sample"])
-
-
-# ---- Download ----
-
-@pytest.fixture
-def served(tmp_path_factory):
-    """A folder with a small database in PhysioNet's layout, as a server has it."""
-    folder = tmp_path_factory.mktemp("served")
-    simulate.write_mitbih(folder / "mitdb/1.0.0", records=("101", "102"), seconds=10)
-    (folder / "mitdb/1.0.0/mitdbdir").mkdir()
-    (folder / "mitdb/1.0.0/mitdbdir/a page.htm").write_text("MIT-BIH comes whole")
-    write_sums(folder / "mitdb/1.0.0")
-    return folder
-
-
-@pytest.fixture
-def fetch(monkeypatch):
-    """A function that runs the script against a server."""
-    def run(server, **constants):
-        for name, value in {"DOWNLOAD": True, "BASE_URL": server.url, **constants}.items():
-            monkeypatch.setattr(stage, name, value)
-        stage.main()
-    return run
-
-
-def test_a_missing_database_is_fetched_once_and_whole(work, served, fetch, capsys):
-    with Server(served) as server:
-        fetch(server)
-        asked = len(server.asked)
-        fetch(server)
-        assert len(server.asked) == asked == 9
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-    assert "Fetching 8 files" in capsys.readouterr().out and len(load("labels")) > 10
-
-
-@pytest.fixture
-def impatient(monkeypatch):
-    """Waits a hundredth of a second at most."""
-    wait = threading.Event.wait
-    monkeypatch.setattr(threading.Event, "wait", lambda event, seconds=None: wait(event, seconds and min(seconds, .01)))
-
-
-@pytest.mark.parametrize("faults", [["cut", "cut"], ["cut without length"], ["wrong"], [503, 500], [429], ["close"],
-                                    ["slow", "cut", "whole"], ["cut", *[503] * 6, "cut", *[503] * 6]])
-def test_a_server_that_misbehaves_gives_the_same_bytes_in_the_end(work, served, fetch, impatient, faults):
-    with Server(served, faults={"mitdb/1.0.0/101.dat": faults, "mitdb/1.0.0/SHA256SUMS.txt": faults[:1]}) as server:
-        fetch(server)
-        assert all(server.met[fault] for fault in faults[:1])
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-def test_a_beginning_that_is_too_long_is_thrown_away(work, served, fetch, impatient):
-    (work / MITBIH).mkdir()
-    (work / MITBIH / "101.dat.part").write_bytes(bytes(20_000))
-    with Server(served) as server:
-        fetch(server)
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-def test_a_server_that_asks_for_an_hour_is_left(work, served, fetch):
-    with Server(served, faults={"mitdb/1.0.0/101.dat": ["in an hour"]}) as server:
-        with pytest.raises(SystemExit, match="cannot fetch .*/101.dat .429 .*asked again in 3600 s.*run on simulated data"):
-            fetch(server)
-        fetch(server)
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-def test_interrupted_by_the_user_it_says_that_it_goes_on(work, served):
-    with Server(served, faults={"mitdb/1.0.0/101.dat": ["slow"] * 9}) as server:
-        interruptible = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)   # which a job in the background is not
-        process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE, text=True,
-                                   preexec_fn=interruptible)
-        while not any(name.endswith("101.dat") for name, _ in server.asked):
-            time.sleep(.01)
-        process.send_signal(signal.SIGINT)
-        _, message = process.communicate(timeout=20)
-    assert (process.returncode == 1 and message.splitlines()[-1].startswith("The download was broken off")
-            and "Traceback" not in message)
-
-
-def test_a_disk_that_is_full_is_named(work, served, fetch):
-    with Server(served) as server:
-        with files_up_to(5000), pytest.raises(SystemExit, match="cannot write into .*File too large"):
-            fetch(server)
-        fetch(server)
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-def test_what_came_before_a_cut_is_not_fetched_again(work, served, fetch, impatient):
-    with Server(served, faults={"mitdb/1.0.0/101.dat": ["cut"]}) as server:
-        fetch(server)
-        assert [wanted for name, wanted in server.asked if name.endswith("101.dat")] == [None, "bytes=5120-"]   # it has 10,800
-
-
-def test_a_killed_download_goes_on_to_the_same_bytes(work, served):
-    killed, chance = 0, random.Random(0)
-    with Server(served) as server:
-        for _ in range(10):
-            process = subprocess.Popen(command("preprocess_mitbih", BASE_URL=server.url), cwd=work, stderr=subprocess.PIPE)
-            if killed < 2:
-                server.kill_after, server.victim = server.sent + chance.randrange(500, 8000), process
-            process.communicate()
-            killed += process.returncode < 0
-            if process.returncode == 0:
-                break
-            assert (work / MITBIH / "records.unfinished").exists()
-    assert killed == 2 and contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-@pytest.mark.parametrize("faults, message", [
-    ({"102.atr": [404]}, "102.atr: 404 Not Found .1 of 8 files."),
-    ({"102.dat": ["wrong", "wrong"]}, "102.dat: came twice with other bytes")])
-def test_a_file_that_is_not_to_be_had_is_named_and_the_others_come(work, served, fetch, impatient, faults, message):
-    with Server(served, faults={f"mitdb/1.0.0/{name}": of for name, of in faults.items()}) as server:
-        with pytest.raises(SystemExit, match=message) as error:
-            fetch(server)
-        assert "\n" not in str(error.value) and (work / MITBIH / "101.dat").is_file() and not list(work.glob("*.npy"))
-        fetch(server)   # the fault is gone
-    assert contents(work / MITBIH) == contents(served / "mitdb/1.0.0")
-
-
-def test_offline_one_sentence_names_url_reason_folder_and_demo(work, fetch, monkeypatch):
-    server = Server(work)
-    server.server_close()
-    monkeypatch.setattr(threading.Event, "wait", lambda *_: False)
-    with pytest.raises(SystemExit) as error:
-        fetch(server)
-    text = str(error.value)
-    for part in (f"{server.url}mitdb/1.0.0/SHA256SUMS.txt", "Connection refused", str(work / MITBIH), "python tests/demo.py"):
-        assert part in text
-    assert "\n" not in text and list(work.iterdir()) == []
-
-
-@pytest.mark.parametrize("name", ["../outside.dat", "/outside.dat", "a/../../outside.dat"])
-def test_no_file_lands_outside_the_folder(work, served, fetch, name):
-    listing = served / "mitdb/1.0.0/SHA256SUMS.txt"
-    listing.write_text(f"{'0' * 64} {name}\n" + listing.read_text())
-    with Server(served) as server, pytest.raises(SystemExit, match="1 of them outside DATA_DIR"):
-        fetch(server)
-    assert list(work.iterdir()) == []
-
-
-def test_what_is_no_list_of_sums_is_no_database(work, served, fetch):
-    (served / "mitdb/1.0.0/SHA256SUMS.txt").write_text("<html>please log in</html>")
-    with Server(served) as server, pytest.raises(SystemExit, match="cannot fetch .*SHA256SUMS.txt .came twice"):
-        fetch(server)
-    assert list(work.iterdir()) == []
+    assert contents(work) == {"a": b"old"}
 
 
 def test_earlier_outputs_stay_when_the_disk_is_full(database, work):
-    stage.main()
-    before = {path.name: path.read_bytes() for path in work.glob("*.npy")}
-    with files_up_to(20_000), pytest.raises(SystemExit, match="cannot write mitbih_signals.npy, .*File too large"):
-        stage.main()
-    assert {path.name: path.read_bytes() for path in work.glob("*.npy*")} == before
+    run()
+    before = outputs(work)
+    with files_up_to(20_000), pytest.raises(
+            SystemExit, match="cannot write mitbih_signals.npy, .*File too large"):
+        run()
+    assert outputs(work) == before
+
+
+def test_the_header_names_settings_versions_and_the_sha256_of_each_array(database):
+    header = run(SEGMENT=200).header
+    assert (header["dataset"], header["class_map"], header["simulated"]) == ("mitbih", "aami", True)
+    assert header["leads"] == ["MLII"] and header["sampling_rate"] == 360
+    assert header["settings"] == {"RECORDS": "all", "LEAD_ABSENT": "first", "SEGMENT": 200}
+    assert header["versions"]["wfdb"] == wfdb.__version__
+    assert header["sha256"] == {
+        part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest()
+        for part in ARRAYS}
+
+
+def flip_last_bit(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+
+
+def take_from_other_run(path):
+    for other in path.parent.glob("*.npy"):
+        shutil.copy(other, f"{other}.kept")
+    run(RECORDS=["101", "118"])
+    for kept in path.parent.glob("*.kept"):
+        if kept.stem != path.name:
+            kept.rename(kept.with_suffix(""))
+
+
+@pytest.mark.parametrize("part", [*ARRAYS, "header"])
+@pytest.mark.parametrize("damage, message", [
+    (Path.unlink, "mitbih_{part}.npy is not in this folder"),
+    (lambda path: cut(path, 100), "the mitbih_.*.npy files are damaged"),
+    (flip_last_bit, "mitbih_{part}.npy has another SHA-256 than its header says"),
+    (take_from_other_run, "has another SHA-256 than its header says"),
+])
+def test_load_dataset_refuses_a_missing_damaged_or_mixed_file(
+        database, work, part, damage, message):
+    run()
+    damage(work / f"mitbih_{part}.npy")
+    with pytest.raises(SystemExit, match=message.format(part=part)) as error:
+        stage.load_dataset("mitbih")
+    assert str(error.value).endswith("with: python preprocess_mitbih.py")
+    assert "\n" not in str(error.value)

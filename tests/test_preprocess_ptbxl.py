@@ -1,17 +1,24 @@
 """preprocess_ptbxl.py on simulated records, and its fast reader against wfdb."""
 
 import ast
+import os
 import shutil
+import subprocess
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+import simulate
 import wfdb
+from conftest import PTBXL
+from harness import command, cut, outputs, put_invalid_sample, replace, run_stage
 
 import preprocess_ptbxl as stage
-import simulate
-from conftest import PTBXL
-from harness import Server, contents, write_sums
+from preprocess_mitbih import load_dataset
+
+DATABASE = Path(PTBXL, "ptbxl_database.csv")
+STATEMENTS = Path(PTBXL, "scp_statements.csv")
 
 
 @pytest.fixture
@@ -20,118 +27,135 @@ def table(work):
     return simulate.write_ptbxl(work / PTBXL, records=40)
 
 
-def load(part):
-    return np.load(f"ptbxl_{part}.npy", allow_pickle=False)
+def run(**constants):
+    """Runs the script -> the dataset that it wrote."""
+    run_stage(stage, **constants)
+    return load_dataset("ptbxl")
 
 
-def record(work, table, row=3):
-    return work / PTBXL / table["filename_lr"].iloc[row]
+def strip_comment(name):
+    """Removes the comment that marks a simulated record: its header then has PTB-XL's form."""
+    header = Path(PTBXL, f"{name}.hea")
+    header.write_text(header.read_text().partition("#")[0])
 
 
-def strip_comment(path):
-    """Removes the comment that marks simulated records: the header then has the real records' form."""
-    header = path.with_suffix(".hea")
-    header.write_text("".join(line for line in header.open() if not line.startswith("#")))
+def read_by_wfdb(name):
+    """Record -> (12, samples) float32 mV."""
+    physical, fields = wfdb.rdsamp(str(Path(PTBXL, name)))
+    assert fields["sig_name"] == stage.LEADS
+    return physical.T.astype(np.float32)
 
 
-def test_signals_are_bit_equal_to_wfdb(work, table):
-    for row in range(0, 40, 2):
-        strip_comment(record(work, table, row))
-    stage.main()
-    signals = load("signals")
-    assert signals.shape == (40, 12, 1000) and signals.dtype == np.float32
-    for row, name in enumerate(table["filename_lr"]):
-        physical, fields = wfdb.rdsamp(str(work / PTBXL / name))
-        assert fields["sig_name"] == stage.LEADS
-        np.testing.assert_array_equal(signals[row], physical.T.astype(np.float32))
+# ---- Signals ----
+
+def test_signals_are_bit_equal_to_wfdb(table):
+    for name in table["filename_lr"][::2]:
+        strip_comment(name)
+    data = run()
+    assert data.signals.shape == (40, 12, 1000) and data.signals.dtype == np.float32
+    for name, signals in zip(table["filename_lr"], data.signals):
+        np.testing.assert_array_equal(signals, read_by_wfdb(name))
 
 
-def test_ordinary_header_takes_the_fast_path_and_any_other_the_general_one(work, table, monkeypatch):
-    calls = []
-    monkeypatch.setattr(stage, "read_signals_general", lambda path, rate: calls.append(path))
-    path = record(work, table)
-    stage.read_signals(path, 100)
-    assert calls == [path]   # the comment makes it unusual
-    strip_comment(path)
-    stage.read_signals(path, 100)
-    assert calls == [path]
-    header = path.with_suffix(".hea")
-    for old, new in (("1000.0(0)/mV", "500.0(0)/mV"), ("1000.0(0)/mV", "1000.0(7)/mV"), (" 16 1000", " 16+4 1000"),
-                     (" 12 100 1000", " 12 100 999"), ("AVR", "V7"), (" 0 I\n", " 0 II\n")):
-        text = header.read_text()
-        header.write_text(text.replace(old, new, 1))
-        stage.read_signals(path, 100)
-        header.write_text(text)
-    assert len(calls) == 7
+def test_500_hz(work):
+    names = simulate.write_ptbxl(work / PTBXL, records=12, sampling_rate=500)["filename_hr"]
+    strip_comment(names[0])
+    data = run(SAMPLING_RATE=500)
+    assert data.signals.shape == (12, 12, 5000) and data.header["sampling_rate"] == 500
+    np.testing.assert_array_equal(data.signals[0], read_by_wfdb(names[0]))
 
 
-def test_leads_in_another_order_are_sorted_by_name(work, table):
-    path = record(work, table)
-    expected, _ = stage.read_signals(path, 100)
-    physical, fields = wfdb.rdsamp(str(path))
+@pytest.mark.parametrize("old, new", [
+    ("1000.0(0)/mV", "500.0(0)/mV"), ("1000.0(0)/mV", "1000.0(7)/mV"), (" 16 1000", " 16+4 1000"),
+    (" 12 100 1000", " 12 100 999"), ("AVR", "V7"), (" 0 I\n", " 0 II\n"), ("/mV", "/uV")])
+def test_the_fast_reader_leaves_any_unusual_header_to_wfdb(table, monkeypatch, old, new):
+    monkeypatch.setattr(stage, "read_any_form", lambda path: "wfdb")
+    name = table["filename_lr"][3]
+    assert stage.read_signals(name) == "wfdb"   # the comment is unusual
+    strip_comment(name)
+    assert stage.read_signals(name) != "wfdb"
+    replace(Path(PTBXL, f"{name}.hea"), old.encode(), new.encode())
+    assert stage.read_signals(name) == "wfdb"
+
+
+def test_leads_in_another_order_are_sorted_by_name(table):
+    name = table["filename_lr"][3]
+    path = Path(PTBXL, name)
+    record = wfdb.rdrecord(str(path), physical=False)
     order = np.random.default_rng(0).permutation(12)
-    digital = np.round(physical[:, order] * 500).astype(np.int64) * 2   # another gain as well
-    wfdb.wrsamp(path.name, 100, ["mV"] * 12, [fields["sig_name"][i].replace("AV", "aV") for i in order], d_signal=digital,
-                fmt=["16"] * 12, adc_gain=[1000.0] * 12, baseline=[0] * 12, write_dir=str(path.parent))
-    signals, _ = stage.read_signals(path, 100)
-    np.testing.assert_allclose(signals, expected, atol=.0011)
+    expected, _ = stage.read_signals(name)
+    wfdb.wrsamp(path.name, 100, ["mV"] * 12, [stage.LEADS[i].replace("AV", "aV") for i in order],
+                d_signal=record.d_signal[:, order], fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+                baseline=[0] * 12, write_dir=str(path.parent))
+    signals, simulated = stage.read_signals(name)
+    np.testing.assert_array_equal(signals, expected)
+    assert not simulated   # wrsamp wrote no comment
 
 
-def test_500_hz(work, monkeypatch):
-    table = simulate.write_ptbxl(work / PTBXL, records=4, sampling_rate=500)
-    strip_comment(work / PTBXL / table["filename_hr"].iloc[0])
-    monkeypatch.setattr(stage, "SAMPLING_RATE", 500)
-    stage.main()
-    assert load("signals").shape == (4, 12, 5000) and load("header")["sampling_rate"][0] == 500
-    physical, _ = wfdb.rdsamp(str(work / PTBXL / table["filename_hr"].iloc[0]))
-    np.testing.assert_array_equal(load("signals")[0], physical.T.astype(np.float32))
+# ---- Labels ----
 
-
-def test_metadata_is_row_aligned_and_statements_stay_reachable(work, table):
-    stage.main()
-    metadata, header = load("metadata"), load("header")[0]
-    statements = header["statement_names"].tolist()
-    scp = pd.read_csv(work / PTBXL / "scp_statements.csv", index_col=0)
-    np.testing.assert_array_equal(metadata["ecg_id"], table.index if table.index.name == "ecg_id" else table["ecg_id"])
-    np.testing.assert_array_equal(metadata["fold"], table["strat_fold"])
+def test_metadata_is_row_aligned_and_statements_stay_reachable(table):
+    data = run()
+    scp = pd.read_csv(STATEMENTS, index_col=0)
+    for field, column in (("fold", "strat_fold"), ("age", "age"), ("sex", "sex")):
+        np.testing.assert_array_equal(data.metadata[field], table[column])
+    assert data.record.tolist() == table["ecg_id"].astype(str).tolist()
+    assert data.patient.tolist() == [f"{patient:.0f}" for patient in table["patient_id"]]
     for row, text in enumerate(table["scp_codes"]):
         codes = ast.literal_eval(text)
-        found = {s: int(v) for s, v in zip(statements, metadata["statements"][row]) if v >= 0}
-        assert found == {code: int(likelihood) for code, likelihood in codes.items()}
+        likelihoods = data.metadata["statements"][row].tolist()
+        statements = dict(zip(data.header["statement_names"], likelihoods))
+        assert {name: value for name, value in statements.items() if value >= 0} == codes
         expected = {scp.diagnostic_class[code] for code in codes if scp.diagnostic[code] == 1}
-        assert {c for c, v in zip(stage.SUPERCLASSES, metadata["superclasses"][row]) if v} == expected
-        label = load("labels")[row]
-        assert (label == -1) == (not expected) and (label < 0 or stage.SUPERCLASSES[label] in expected)
-    assert bool(header["simulated"]) and load("labels").dtype == np.int64
+        flags = dict(zip(stage.SUPERCLASSES, data.metadata["superclasses"][row]))
+        assert {name for name, flag in flags.items() if flag} == expected
+        label = data.labels[row]
+        assert stage.SUPERCLASSES[label] in expected if label >= 0 else not expected
+    assert data.header["simulated"] and data.is_ptbxl and data.labels.dtype == np.int64
 
 
 def test_single_label_is_the_likeliest_superclass_with_ties_by_order():
-    columns = stage.SUPERCLASSES
-    likelihoods = np.full((5, 5), -1, np.int8)
-    likelihoods[0, columns.index("STTC")], likelihoods[0, columns.index("MI")] = 100, 50
-    likelihoods[1, columns.index("NORM")], likelihoods[1, columns.index("HYP")] = 80, 80
-    likelihoods[2, columns.index("CD")], likelihoods[2, columns.index("MI")] = 0, 0
-    likelihoods[3, columns.index("NORM")] = 0
-    assert [columns[i] if i >= 0 else None for i in stage.single_labels(likelihoods)] == ["STTC", "HYP", "MI", "NORM", None]
+    cases = [({"STTC": 100, "MI": 50}, "STTC"), ({"NORM": 80, "HYP": 80}, "HYP"),
+             ({"CD": 0, "MI": 0}, "MI"), ({"NORM": 0}, "NORM"), ({}, None)]
+    likelihoods = np.array([[likelihood_of.get(name, -1) for name in stage.SUPERCLASSES]
+                            for likelihood_of, _ in cases])
+    labels = stage.single_labels(likelihoods)
+    names = [stage.SUPERCLASSES[label] if label >= 0 else None for label in labels]
+    assert names == [name for _, name in cases]
 
 
 def test_likelihood_zero_means_unknown_not_absent():
-    matrix = stage.statement_matrix([{"IMI": 0.0, "SR": 0.0}, {"OTHER": 100.0}], ["IMI", "NORM", "SR"])
-    np.testing.assert_array_equal(matrix, [[0, -1, 0], [-1, -1, -1]])
-    classes = stage.superclass_matrix(matrix, np.array(["MI", "NORM", ""]))
-    np.testing.assert_array_equal(classes, [[-1, 0, -1, -1, -1], [-1] * 5])
+    codes = [{"IMI": 0.0, "SR": 0.0}, {"OTHER": 100.0}, {"IMI": 50.0, "AMI": 80.0}]
+    matrix = stage.statement_matrix(codes, ["IMI", "AMI", "NORM", "SR"])
+    np.testing.assert_array_equal(matrix, [[0, -1, -1, 0], [-1] * 4, [50, 80, -1, -1]])
+    superclasses = stage.superclass_matrix(matrix, np.array(["MI", "MI", "NORM", ""]))
+    mi = stage.SUPERCLASSES.index("MI")
+    assert superclasses[:, mi].tolist() == [0, -1, 80] and (superclasses == -1).sum() == 13
 
 
-def cut(path, size):
-    path.write_bytes(path.read_bytes()[:size])
+def test_an_unknown_statement_is_counted(table, capsys):
+    edit_table("scp_codes", "{'NORM': 100.0, 'NOVEL': 50.0}")
+    run()
+    assert "1  statements 'NOVEL', which are not in scp_statements.csv" in capsys.readouterr().out
 
 
-def edit_table(work, column, value):
-    path = work / PTBXL / "ptbxl_database.csv"
-    table = pd.read_csv(path)
+def test_neither_the_order_of_the_table_nor_the_hash_seed_changes_the_outputs(work, table):
+    run()
+    before = outputs(work)
+    table.sample(frac=1, random_state=0).to_csv(DATABASE, index=False)
+    subprocess.run(command("preprocess_ptbxl", DOWNLOAD=False), check=True, capture_output=True,
+                   env=os.environ | {"PYTHONHASHSEED": "7"})
+    assert outputs(work) == before
+
+
+# ---- Damaged input ----
+
+def edit_table(column, value):
+    """Changes the third row of ptbxl_database.csv."""
+    table = pd.read_csv(DATABASE)
     table[column] = table[column].astype(object)
     table.loc[2, column] = value
-    table.to_csv(path, index=False)
+    table.to_csv(DATABASE, index=False)
 
 
 def shift_sample(path):
@@ -140,88 +164,82 @@ def shift_sample(path):
     adc.tofile(path)
 
 
-def invalid_sample(path):
-    """Puts format 16's mark of an invalid sample into the record, with the checksum to match."""
-    physical = wfdb.rdrecord(str(path), physical=False)
-    physical.d_signal[5, 2] = -32768
-    wfdb.wrsamp(path.name, 100, physical.units, physical.sig_name, d_signal=physical.d_signal, fmt=physical.fmt,
-                adc_gain=physical.adc_gain, baseline=physical.baseline, write_dir=str(path.parent))
-
-
-DAMAGES = {
-    "no such folder": lambda work, path: shutil.rmtree(work / PTBXL),
-    "ptbxl_database.csv is missing": lambda work, path: (work / PTBXL / "ptbxl_database.csv").unlink(),
-    "scp_statements.csv is missing": lambda work, path: (work / PTBXL / "scp_statements.csv").unlink(),
-    "without the columns.*strat_fold": lambda work, path: (work / PTBXL / "ptbxl_database.csv").write_text("ecg_id,age\n1,2\n"),
-    "dat is missing": lambda work, path: path.with_suffix(".dat").unlink(),
-    "hea is missing": lambda work, path: path.with_suffix(".hea").unlink(),
-    "00004.*do not fit together": lambda work, path: cut(path.with_suffix(".dat"), 20001),
-    "00004.*24002 bytes.*1000 samples make 24000": lambda work, path: path.with_suffix(".dat").open("ab").write(b"no"),
-    "00004.*checksums": lambda work, path: shift_sample(path.with_suffix(".dat")),
-    "sampled at 200": lambda work, path: path.with_suffix(".hea").write_text(
-        path.with_suffix(".hea").read_text().replace(" 12 100 ", " 12 200 ")),
-    "V7.*V6 absent": lambda work, path: path.with_suffix(".hea").write_text(
-        path.with_suffix(".hea").read_text().replace(" 0 V6", " 0 V7")),
-    "1 samples are invalid": lambda work, path: invalid_sample(path),
-    "scp_codes.*is not a dict": lambda work, path: edit_table(work, "scp_codes", "__import__('os').system('touch hacked')"),
-    "likelihood from 0 to 100": lambda work, path: edit_table(work, "scp_codes", "{'NORM': 1000.0}"),
-    "a patient_id and": lambda work, path: edit_table(work, "patient_id", "nobody"),
-    "strat_fold of 1 to 10": lambda work, path: edit_table(work, "strat_fold", 11),
+FOURTH = Path(PTBXL, "records100/00000/00004_lr")
+FOURTH_HEA = FOURTH.with_suffix(".hea")
+FOURTH_DAT = FOURTH.with_suffix(".dat")
+HACK = "__import__('os').system('touch hacked')"
+DAMAGES = {   # regular expression for the message -> what is done
+    "no such folder": lambda: shutil.rmtree(PTBXL),
+    "ptbxl_database.csv is missing": DATABASE.unlink,
+    "scp_statements.csv is missing": STATEMENTS.unlink,
+    "lacks the columns.*strat_fold": lambda: DATABASE.write_text("ecg_id\n1\n"),
+    "statements.csv has 0 rows": lambda: STATEMENTS.write_text("code,diagnostic\n"),
+    "database.csv cannot be read": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
+    "00004_lr.dat is missing": FOURTH_DAT.unlink,
+    "00004_lr.hea is missing": FOURTH_HEA.unlink,
+    "00004.*do not fit together": lambda: cut(FOURTH_DAT, 20001),
+    "00004.*24002 bytes.*1000 samples make 24000": lambda: replace(FOURTH_DAT, b"", b"no"),
+    "00004.*checksums": lambda: shift_sample(FOURTH_DAT),
+    "00004.*fs = 200, but all records of this database have 100":
+        lambda: replace(FOURTH_HEA, b" 12 100 ", b" 12 200 "),
+    "00004.*V7: expected .*V6": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
+    "00004.*1 samples are invalid": lambda: put_invalid_sample(FOURTH, -32768),
+    "ecg_id 3: scp_codes.*is not a dict": lambda: edit_table("scp_codes", HACK),
+    "likelihood from 0 to 100": lambda: edit_table("scp_codes", "{'NORM': 1000.0}"),
+    "expected each ecg_id.*patient_id": lambda: edit_table("patient_id", "nobody"),
+    "strat_fold from 1 to 10": lambda: edit_table("strat_fold", 11),
+    "each ecg_id once": lambda: edit_table("ecg_id", 2),
+    "expected.*ecg_id": lambda: edit_table("ecg_id", "third"),
+    "expected.*patient_id": lambda: edit_table("patient_id", "inf"),
+    "expected.*file|record nan": lambda: edit_table("filename_lr", None),
 }
 
 
 @pytest.mark.parametrize("message", DAMAGES)
 def test_bad_input_stops_with_one_sentence_and_keeps_earlier_outputs(work, table, message):
-    stage.main()
-    before = {path.name: path.read_bytes() for path in work.glob("*.npy")}
-    DAMAGES[message](work, record(work, table))
-    with pytest.raises(SystemExit, match=f"(?s){message}") as error:
-        stage.main()
+    run()
+    before = outputs(work)
+    DAMAGES[message]()
+    with pytest.raises(SystemExit, match=message) as error:
+        run()
     assert "\n" not in str(error.value)
-    assert {path.name: path.read_bytes() for path in work.glob("*.npy*")} == before
-    assert not (work / "hacked").exists()
+    assert outputs(work) == before and not Path("hacked").exists()
 
 
-def test_bad_record_can_be_skipped_and_is_counted(work, table, monkeypatch, capsys):
-    cut(record(work, table).with_suffix(".dat"), 100)
-    monkeypatch.setattr(stage, "BAD_RECORDS", "skip")
-    stage.main()
-    assert len(load("signals")) == len(load("labels")) == len(load("metadata")) == 39
-    assert 4 not in load("metadata")["ecg_id"] and "00004_lr" in capsys.readouterr().out
+def test_bad_records_can_be_skipped_and_are_counted(table, capsys):
+    FOURTH_DAT.unlink()
+    data = run(BAD_RECORDS="skip")
+    assert data.record.tolist() == [str(ecg_id) for ecg_id in table["ecg_id"] if ecg_id != 4]
+    assert len(data.signals) == len(data.labels) == 39
+    assert "1  record records100/00000/00004_lr: " in capsys.readouterr().out
+    shutil.rmtree(FOURTH.parent)
+    with pytest.raises(SystemExit, match="none of the 40 records.*hea is missing"):
+        run(BAD_RECORDS="skip")
 
 
-def test_unknown_sampling_rate_is_named(work, monkeypatch):
-    monkeypatch.setattr(stage, "SAMPLING_RATE", 250)
-    with pytest.raises(SystemExit, match="SAMPLING_RATE = 250: expected one of 100, 500"):
-        stage.main()
+@pytest.mark.parametrize("constants", [{"SAMPLING_RATE": 250}, {"BAD_RECORDS": "no"}])
+def test_unknown_constants_are_named(work, constants):
+    with pytest.raises(SystemExit, match="(SAMPLING_RATE = 250|BAD_RECORDS = 'no'): expected one"):
+        run(**constants)
 
 
-# ---- Download ----
+# ---- Report ----
 
-def test_only_the_tables_and_the_records_of_the_rate_are_fetched(work, tmp_path_factory, monkeypatch):
-    served = tmp_path_factory.mktemp("served") / "ptb-xl/1.0.3"
-    for rate in (100, 500):
-        simulate.write_ptbxl(served, records=3, sampling_rate=rate)
-    (served / "RECORDS").write_text("many")
-    write_sums(served)
-    with Server(served.parent.parent) as server:
-        for rate in (500, 100):
-            for name, value in {"DOWNLOAD": True, "BASE_URL": server.url, "SAMPLING_RATE": rate}.items():
-                monkeypatch.setattr(stage, name, value)
-            stage.main()
-            assert load("signals").shape == (3, 12, 10 * rate)
-            assert {path.split("/")[0] for path in contents(work / PTBXL)} == {
-                "ptbxl_database.csv", "scp_statements.csv", "SHA256SUMS.txt", "records500", f"records{rate}"}
-    asked = [name for name, _ in server.asked]
-    assert len(asked) == 2 + 2 + 6 + 6   # the list twice, the tables once
+@pytest.mark.parametrize("folds", [[10], [3, 9]])
+def test_a_part_of_the_folds_is_enough(table, capsys, folds):
+    rows = table[table["strat_fold"].isin(folds)]
+    rows.to_csv(DATABASE, index=False)
+    assert len(run().labels) == len(rows)
+    assert "Wrote ptbxl_signals.npy" in capsys.readouterr().out
 
 
-def test_a_damaged_record_is_told_by_the_published_sums(work, table):
-    write_sums(PTBXL)
-    path = record(work, table).with_suffix(".dat")
-    path.write_bytes(bytes(24000))
-    with pytest.raises(SystemExit, match="records100/00000/00004_lr.dat is not the published file"):
-        stage.main()
-    (work / PTBXL / "ptbxl_database.csv").write_text("ecg_id")
-    with pytest.raises(SystemExit, match="ptbxl_database.csv is not the published file"):
-        stage.main()
+def test_the_report_counts_records_and_patients_by_superclass_and_fold(capsys):
+    metadata = np.zeros(4, [("fold", "i1"), ("patient", "U8"), ("superclasses", "i1", (5,))])
+    metadata["fold"] = [1, 8, 9, 10]
+    metadata["patient"] = ["7", "7", "8", "9"]
+    metadata["superclasses"][:, :2] = [[1, 0], [1, 1], [0, 1], [0, 0]]
+    stage.print_report(metadata, np.array([0, 1, 1, -1]))
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    for row in ("NORM 2 0 0 2 1", "MI 1 1 0 2 2", "HYP 0 0 0 0 0", "records with 0 0 0 1 1",
+                "records with 2 1 0 0 1", "records 2 1 1 4", "patients 1 1 1 3"):
+        assert row.split() in lines

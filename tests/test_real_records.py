@@ -1,0 +1,112 @@
+"""The scripts on published records, skipped where these are not at hand.
+
+They are looked for beside the checkout, in ../shared/data: mitdb with the 48 records of the MIT-BIH
+Arrhythmia Database, ptb-xl-500hz with some records of PTB-XL at 500 Hz and its two tables.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+from collections import Counter
+
+import numpy as np
+import pytest
+import wfdb
+from harness import ROOT, run_stage
+
+import preprocess_mitbih
+import preprocess_ptbxl
+
+MITDB = ROOT.parent / "shared/data/mitdb"
+PTBXL = ROOT.parent / "shared/data/ptb-xl-500hz"
+
+needs_mitdb = pytest.mark.skipif(not MITDB.is_dir(), reason="no MIT-BIH records at hand")
+needs_ptbxl = pytest.mark.skipif(not PTBXL.is_dir(), reason="no PTB-XL records at hand")
+
+
+@contextlib.contextmanager
+def ran_in(folder, stage, **constants):
+    """Runs a stage in a folder -> what it printed; the folder is removed after."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()) as printed:
+            run_stage(stage, DOWNLOAD=False, **constants)
+        yield printed.getvalue()
+    finally:
+        os.chdir(before)
+        shutil.rmtree(folder)   # 0.3 GB
+
+
+# ---- MIT-BIH ----
+
+@pytest.fixture(scope="module")
+def mitbih(tmp_path_factory):
+    """All 48 records -> what the script printed, the dataset; the tests run in its folder."""
+    folder = tmp_path_factory.mktemp("mitbih")
+    with ran_in(folder, preprocess_mitbih, DATA_DIR=str(MITDB)) as printed:
+        yield printed, preprocess_mitbih.load_dataset("mitbih")
+
+
+@needs_mitdb
+def test_mitbih_has_the_published_counts(mitbih):
+    printed, data = mitbih
+    assert "Equal to the published counts, to the beat: DS1, DS2, all" in printed
+    assert data.signals.shape == (109_438, 1, 360)
+    assert not data.header["simulated"] and len(data.header["records"]) == 48
+    class_map = preprocess_mitbih.CLASS_MAPS["aami"]
+    annotated = Counter()
+    complete = Counter()
+    for record in data.header["records"]:
+        annotation = wfdb.rdann(str(MITDB / record["name"]), "atr")
+        for sample, symbol in zip(annotation.sample, annotation.symbol):
+            for name in class_map:
+                is_beat = symbol in class_map[name]
+                annotated[record["subset"], name] += is_beat
+                complete[record["subset"], name] += is_beat and 180 <= sample <= 650_000 - 180
+    for subset in ("DS1", "DS2"):
+        counts = tuple(annotated[subset, name] for name in class_map)
+        assert counts == preprocess_mitbih.PUBLISHED[subset]
+    subset_of = {record["name"]: record["subset"] for record in data.header["records"]}
+    rows = Counter(zip([subset_of[name] for name in data.record],
+                       np.array(list(class_map))[data.labels].tolist()))
+    assert rows == complete
+
+
+@needs_mitdb
+@pytest.mark.parametrize("name, lead", [("100", "MLII"), ("114", "MLII"), ("102", "V5")])
+def test_mitbih_beats_and_rr_intervals_equal_those_of_wfdb(mitbih, name, lead):
+    _, data = mitbih
+    physical, _ = wfdb.rdsamp(str(MITDB / name), channel_names=[lead])
+    voltage = physical[:, 0].astype(np.float32)
+    annotation = wfdb.rdann(str(MITDB / name), "atr")
+    beats = annotation.sample[np.isin(annotation.symbol, list(preprocess_mitbih.BEATS))]
+    complete = (beats >= 180) & (beats <= len(voltage) - 180)
+
+    names = [record["name"] for record in data.header["records"]]
+    start = names.index(name) * len(voltage)   # all records are equally long
+    np.testing.assert_array_equal(data.records[start:start + len(voltage)], voltage)
+    rows = data.record == name
+    np.testing.assert_array_equal(data.metadata["sample"][rows], beats[complete])
+    np.testing.assert_array_equal(
+        data.signals[rows, 0], [voltage[sample - 180:sample + 180] for sample in beats[complete]])
+    before = np.append(np.nan, np.diff(beats) / 360)
+    np.testing.assert_allclose(data.metadata["rr"][rows, 9], before[complete], rtol=1e-6)
+
+
+# ---- PTB-XL ----
+
+@needs_ptbxl
+def test_ptbxl_signals_at_500_hz_equal_those_of_wfdb(tmp_path):
+    with ran_in(tmp_path, preprocess_ptbxl, DATA_DIR=str(PTBXL), SAMPLING_RATE=500):
+        data = preprocess_mitbih.load_dataset("ptbxl")
+        assert data.signals.shape[1:] == (12, 5000) and len(data.signals) >= 100
+        for ecg_id, signals in zip(data.metadata["ecg_id"], data.signals):
+            path = PTBXL / f"records500/{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}_hr"
+            physical, fields = wfdb.rdsamp(str(path))
+            assert fields["sig_name"] == preprocess_ptbxl.LEADS
+            np.testing.assert_array_equal(signals, physical.T.astype(np.float32))
+
+
+# ---- Training: one short training with the score that it must reach belongs here ----
