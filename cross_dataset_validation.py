@@ -33,7 +33,6 @@ from model_evaluation import (
     calibration_error,
     make_tables,
     print_tables,
-    protocol_of,
     rank_figures,
     ratio,
     resample_patients,
@@ -74,22 +73,17 @@ MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 WHOLE_TARGET = False            # True: test all of them; the model has seen none
 FINE_TUNE_PATIENTS = 0          # so many patients of its training side fit the last layer anew
 
-# The same condition in both databases. classes: names in MIT-BIH's class maps; symbols: of these
-# annotations one in a strip is enough; statement: of PTB-XL; without: strips with this statement
-# are left out; score: of a strip from its beats or crops, "mean" for what lasts, "max" for what a
-# single beat shows.
+# The same condition in both databases: names of MIT-BIH's classes; annotation symbols, of which one
+# in a strip is enough; statement of PTB-XL; statement whose strips are left out; score of a strip
+# from its beats or crops, "mean" for what lasts, "max" for what a single beat shows.
 CONDITIONS = {
-    "ventricular": {"classes": ["ventricular", "V"], "symbols": "VEr", "statement": "PVC",
-                    "score": "max"},
-    "supraventricular": {"classes": ["supraventricular", "S"], "symbols": "AaJS",
-                         "statement": "PAC", "score": "max"},
-    "LBBB": {"classes": ["LBBB"], "symbols": "L", "statement": "CLBBB", "score": "mean"},
-    "RBBB": {"classes": ["RBBB"], "symbols": "R", "statement": "CRBBB", "score": "mean"},
-    "paced": {"classes": ["paced"], "symbols": "/f", "statement": "PACE", "score": "mean"},
-    "incomplete LBBB": {"classes": ["LBBB"], "symbols": "", "statement": "ILBBB",
-                        "without": "CLBBB", "score": "mean"},
-    "incomplete RBBB": {"classes": ["RBBB"], "symbols": "", "statement": "IRBBB",
-                        "without": "CRBBB", "score": "mean"},
+    "ventricular": (["ventricular", "V"], "VEr", "PVC", None, "max"),
+    "supraventricular": (["supraventricular", "S"], "AaJS", "PAC", None, "max"),
+    "LBBB": (["LBBB"], "L", "CLBBB", None, "mean"),
+    "RBBB": (["RBBB"], "R", "CRBBB", None, "mean"),
+    "paced": (["paced"], "/f", "PACE", None, "mean"),
+    "incomplete LBBB": (["LBBB"], None, "ILBBB", "CLBBB", "mean"),
+    "incomplete RBBB": (["RBBB"], None, "IRBBB", "CRBBB", "mean"),
 }
 NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}   # by class map
 SAME_LEAD = {"MLII": ["II", "ECG1"], "II": ["MLII", "ECG1"]}   # other names of a lead
@@ -101,38 +95,35 @@ def mitbih_strips(data, records):
     """Dataset of beats, record names -> strips of 10 s with their beats, labelled by these.
 
     signals (n, leads, samples) float32 mV; beats: list of n arrays of positions; truth: table of
-    questions, NaN where a strip does not answer; place: table of record, sample, patient.
+    questions, NaN where a strip has no answer; place: table of record, sample, patient.
     """
     header = data.header
     length = 10 * header.sampling_rate
     voltage = data.records.reshape(len(data.records), -1)
+    ends = np.cumsum([record["samples"] for record in header.records])
+    every = pd.DataFrame({name: data.metadata[name] for name in ("record", "sample", "symbol")})
     signals, beats, symbols, place, left_out = [], [], [], [], Counter()
-    end = 0
-    for number, record in enumerate(header.records):
-        first, end = end, end + record["samples"]
-        if record["name"] not in records:
+    for (number, strip), inside in every.groupby(["record", every["sample"] // length]):
+        record = header.records[number]
+        start = strip * length
+        if record["name"] not in records or start + length > record["samples"]:
             continue
         if record["leads"] != header.leads:
-            left_out[f"record {record['name']} without {' '.join(header.leads)}"] += 1
+            left_out[f"strips of record {record['name']} without {' '.join(header.leads)}"] += 1
             continue
-        own = data.metadata[data.metadata["record"] == number]
-        for start in range(0, record["samples"] - length + 1, length):
-            inside = own[(own["sample"] >= start) & (own["sample"] < start + length)]
-            if not len(inside):
-                left_out["strips without an annotated beat"] += 1
-                continue
-            signals.append(voltage[first + start:first + start + length].T)
-            beats.append(inside["sample"] - start)
-            symbols.append(set(inside["symbol"].tolist()))
-            place.append((record["name"], start, record["patient"]))
-    truth = pd.DataFrame({"abnormal": [found != {"N"} for found in symbols]}, dtype=float)
-    for name, row in CONDITIONS.items():
-        if row["symbols"]:
-            truth[name] = [float(bool(found & set(row["symbols"]))) for found in symbols]
-    place = pd.DataFrame(place, columns=["record", "sample", "patient"])
-    return SimpleNamespace(signals=np.array(signals), rate=header.sampling_rate,
-                           leads=header.leads, beats=beats, truth=truth, place=place,
-                           notes=["beats: annotated"], left_out=left_out)
+        first = ends[number] - record["samples"] + start
+        signals.append(voltage[first:first + length].T)
+        beats.append(inside["sample"].to_numpy() - start)
+        symbols.append(set(inside["symbol"]))
+        place.append((record["name"], start, record["patient"]))
+    truth = {"abnormal": [found != {"N"} for found in symbols]}
+    for name, (_, of_condition, *_) in CONDITIONS.items():
+        if of_condition:
+            truth[name] = [not found.isdisjoint(of_condition) for found in symbols]
+    return SimpleNamespace(
+        signals=np.array(signals), rate=header.sampling_rate, leads=header.leads, beats=beats,
+        truth=pd.DataFrame(truth, dtype=float), notes=["beats: annotated"], left_out=left_out,
+        place=pd.DataFrame(place, columns=["record", "sample", "patient"]))
 
 
 def ptbxl_strips(data, folds):
@@ -145,10 +136,10 @@ def ptbxl_strips(data, folds):
     only_normal = superclasses["NORM"] & (superclasses.sum(axis=1) == 1)
     known = superclasses.any(axis=1)
     truth = pd.DataFrame({"abnormal": (~only_normal).astype(float).where(known)})
-    for name, row in CONDITIONS.items():
-        truth[name] = has[row["statement"]].astype(float)
-        if "without" in row:
-            truth[name] = truth[name].mask(has[row["without"]])
+    for name, (_, _, statement, without, _) in CONDITIONS.items():
+        truth[name] = has[statement].astype(float)
+        if without:
+            truth[name] = truth[name].mask(has[without])
     place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
     signals = data.signals[rows]
     return SimpleNamespace(
@@ -165,13 +156,6 @@ def strips_of(data, members):
         raise SystemExit(f"{data.name}: the {len(strips.truth)} strips of {members} are not both "
                          "normal and abnormal. Preprocess the complete database")
     return strips
-
-
-def select_strips(strips, rows):
-    """Strips, row numbers -> those strips."""
-    return SimpleNamespace(**vars(strips) | {
-        "signals": strips.signals[rows], "beats": [strips.beats[row] for row in rows],
-        "truth": strips.truth.iloc[rows], "place": strips.place.iloc[rows]})
 
 
 def find_beats(signals, rate):
@@ -194,18 +178,17 @@ def find_beats(signals, rate):
 
 def match_leads(available, wanted):
     """Lead names of the strips and of the model -> column for each of the model's, a sentence."""
-    columns = []
-    for lead in wanted:
-        names = [name for name in (lead, *SAME_LEAD.get(lead, [])) if name in available]
-        columns.append(available.index(names[0]) if names else None)
-    if None not in columns:
-        pairs = ", ".join(f"{available[c]} as {lead}" for c, lead in zip(columns, wanted))
-        return columns, f"leads: {pairs}"
     if len(available) == 1 and len(wanted) == 12:
         return [0] * 12, f"leads: {available[0]} stands in for all 12"
-    raise SystemExit(f"the model needs the leads {', '.join(wanted)}, but the other database has "
-                     f"{', '.join(available)}. Train on leads that both have (LEADS in "
-                     "preprocess_mitbih.py and model_training.py)")
+    same = [[name for name in (lead, *SAME_LEAD.get(lead, [])) if name in available]
+            for lead in wanted]
+    if not all(same):
+        raise SystemExit(f"the model needs the leads {', '.join(wanted)}, but the other database "
+                         f"has {', '.join(available)}. Train on leads that both have (LEADS in "
+                         "preprocess_mitbih.py and model_training.py)")
+    names = [candidates[0] for candidates in same]
+    columns = [available.index(name) for name in names]
+    return columns, f"leads: {', '.join(names)} as {', '.join(wanted)}"
 
 
 def inputs_of(checkpoint, strips):
@@ -249,15 +232,6 @@ def crop_inputs(signals, rate, recipe):
 
 # ---- Score ----
 
-def trained_outputs(checkpoint, source):
-    """Checkpoint, its dataset -> list of output names, None for a class without training rows."""
-    rows = split_rows(source, checkpoint.sides, checkpoint.recipe)["train"]
-    names = source.header.class_names
-    if source.is_ptbxl:
-        return names + source.header.statement_names * bool(checkpoint.recipe.statement_weight)
-    return [name if k in source.labels[rows] else None for k, name in enumerate(names)]
-
-
 def score_strips(checkpoint, net, outputs, strips):
     """Strips -> those with a beat: truth, scores (log odds) and place; notes, left_out."""
     inputs, number, notes = inputs_of(checkpoint, strips)
@@ -267,10 +241,10 @@ def score_strips(checkpoint, net, outputs, strips):
     odds = log_odds(probabilities(logits, recipe, classes))
     odds = pd.DataFrame(np.hstack([odds, logits[:, classes:]]), columns=outputs).groupby(number)
     scores = {"abnormal": -odds[NORMAL_CLASS[checkpoint.header.class_map]].mean()}
-    for name, row in CONDITIONS.items():
-        for output in {*row["classes"], row["statement"]} & set(outputs):
+    for name, (classes_of_beats, _, statement, _, score) in CONDITIONS.items():
+        for output in {*classes_of_beats, statement} & set(outputs):
             if name in strips.truth:
-                scores[name] = odds[output].agg(row["score"])
+                scores[name] = odds[output].agg(score)
     scores = pd.DataFrame(scores)
     without_beat = Counter({"strips without a beat": len(strips.truth) - len(scores)})
     return SimpleNamespace(
@@ -282,12 +256,11 @@ def score_strips(checkpoint, net, outputs, strips):
 def score_beats(checkpoint, net, outputs, data, records):
     """Dataset of beats, record names -> the same for beats, and Scored for the tables by class."""
     header = data.header
-    for field in ("class_names", "sampling_rate"):
-        expected = getattr(checkpoint.header, field)
-        if getattr(header, field) != expected:
-            raise SystemExit(f"{data.name} has {field} {getattr(header, field)}, the model has "
-                             f"{expected}: make both with the same CLASS_MAP and SAMPLING_RATE "
-                             "in preprocess_mitbih.py")
+    was = checkpoint.header
+    if (was.class_names, was.sampling_rate) != (header.class_names, header.sampling_rate):
+        raise SystemExit(f"{data.name} has {header.class_names} at {header.sampling_rate} Hz, the "
+                         f"model {was.class_names} at {was.sampling_rate} Hz: make both with the "
+                         "same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
     columns, sentence = match_leads(header.leads, checkpoint.recipe.leads)
     inputs = make_inputs(data.signals[:, columns], data.metadata, header.sampling_rate,
                          checkpoint.recipe)
@@ -298,11 +271,12 @@ def score_beats(checkpoint, net, outputs, data, records):
     normal = NORMAL_CLASS[header.class_map]
     truth.insert(0, "abnormal", 1 - truth[normal])
     scores.insert(0, "abnormal", -scores[normal])
-    place = pd.DataFrame({"record": data.record[rows], "sample": data.metadata["sample"][rows],
-                          "patient": data.patient[rows]})
     trained = ["abnormal", *filter(None, outputs)]
-    return SimpleNamespace(truth=truth[trained], scores=scores[trained], place=place,
-                           scored=scored, notes=[sentence, "beats: annotated"], left_out=Counter())
+    return SimpleNamespace(
+        truth=truth[trained], scores=scores[trained], scored=scored, left_out=Counter(),
+        notes=[sentence, "beats: annotated"], place=pd.DataFrame({
+            "record": data.record[rows], "sample": data.metadata["sample"][rows],
+            "patient": data.patient[rows]}))
 
 
 def fine_tune(checkpoint, net, strips, result):
@@ -318,9 +292,11 @@ def fine_tune(checkpoint, net, strips, result):
         inputs, number, _ = inputs_of(checkpoint, strips)
         values = predict(body, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
         return pd.DataFrame(values.double().numpy()).groupby(number).mean()
-    labelled = select_strips(strips, np.flatnonzero(known))
+    labelled = SimpleNamespace(**vars(strips))
+    labelled.signals = strips.signals[known]
+    labelled.beats = [strips.beats[row] for row in np.flatnonzero(known)]
     values = hidden(labelled)
-    truth = labelled.truth["abnormal"].to_numpy()[values.index]
+    truth = strips.truth["abnormal"][known].to_numpy()[values.index]
     if len(np.unique(truth)) < 2:
         raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal "
                          "or all abnormal: take more")
@@ -380,10 +356,10 @@ def cross_tables(results):
         seed = int(side == "cross-domain")   # the sides are drawn apart
         resampled[side] = resample_patients(
             result.place["patient"], partial(strip_figures, result), seed)
+        positive = result.truth == 1
         counts[f"{side}, rows"] = result.truth.notna().sum()
-        counts[f"{side}, positive"] = (result.truth == 1).sum()
-        counts[f"{side}, patients"] = (result.truth == 1).apply(
-            lambda positive, place=result.place: place["patient"][positive].nunique())
+        counts[f"{side}, positive"] = positive.sum()
+        counts[f"{side}, patients"] = positive.groupby(result.place["patient"]).any().sum()
     tables = {side: summarise(table) for side, table in resampled.items()}
     if len(tables) == 2:
         home, away = resampled.values()
@@ -398,26 +374,28 @@ def plot_report(results, tables, title, path):
     """Dict of side -> result, tables -> PNG: ROC curve, calibration, AUC of the conditions."""
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     roc, calibration, conditions = figure.subplots(1, 3)
-    for side, result in results.items():
-        style = {"linestyle": "--", "markerfacecolor": "white"} if side == "in-domain" else {}
-        truth = result.truth["abnormal"].to_numpy()
-        known = np.isfinite(truth)
-        false_positive_rate, sensitivity, _ = roc_curve(truth[known], result.probability[known])
-        share, p = calibration_curve(truth[known], result.probability[known], n_bins=10)
-        figures = tables[side]
-        auc = figures[figures.index.str.startswith("AUC")]
-        roc.plot(false_positive_rate, sensitivity, "k", **style, label=side)
-        value = figures["value"]
-        roc.plot(1 - value["specificity"], value["sensitivity"], "ko", **style)
-        calibration.plot(p, share, "ko-", **style, label=side)
-        conditions.hlines(auc.index, auc["low"], auc["high"], color="black")
-        conditions.plot(auc["value"], auc.index, "ko", **style, label=side)
+    names = tables["cross-domain"].filter(like="AUC", axis=0).index
+    for side, color, shift in (("in-domain", "0.6", -0.1), ("cross-domain", "black", 0.1)):
+        if side not in results:
+            continue
+        result = results[side]
+        known = result.truth["abnormal"].notna()
+        truth = result.truth["abnormal"][known]
+        p = result.probability[known]
+        false_positive_rate, sensitivity, _ = roc_curve(truth, p)
+        share, mean = calibration_curve(truth, p, n_bins=10)
+        auc = tables[side].filter(like="AUC", axis=0)
+        roc.plot(false_positive_rate, sensitivity, color=color, label=side)
+        calibration.plot(mean, share, "o-", color=color, label=side)
+        height = names.get_indexer(auc.index) + shift
+        conditions.hlines(height, auc["low"], auc["high"], color=color)
+        conditions.plot(auc["value"], height, "o", color=color, label=side)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="normal or abnormal")
     calibration.set(xlabel="probability of abnormal", ylabel="share that is abnormal")
-    conditions.set(xlabel="AUC against the rest, 95% interval", xlim=(0, 1.01))
+    conditions.set(xlabel="AUC against the rest, 95% interval", yticks=range(len(names)),
+                   yticklabels=names)
     conditions.invert_yaxis()
-    for axis in (roc, calibration, conditions):
-        axis.legend(frameon=False)
+    conditions.legend()
     save_figure(figure, title, path)
 
 
@@ -435,10 +413,15 @@ def scores_table(results):
 
 def compare(checkpoint, net, source, target):
     """Checkpoint, net, both datasets -> dict of side -> result, with probabilities."""
-    sides = dict(checkpoint.sides)
+    sides = dict(checkpoint.recipe.sides)
     if checkpoint.recipe.split == "random":
         sides["test"] = []   # it was trained on
-    outputs = trained_outputs(checkpoint, source)
+    outputs = source.header.class_names
+    if source.is_ptbxl and checkpoint.recipe.statement_weight:
+        outputs = outputs + source.header.statement_names
+    if not source.is_ptbxl:   # a class without training rows has no score
+        trained = source.labels[split_rows(source, checkpoint.recipe)["train"]]
+        outputs = [name if k in trained else None for k, name in enumerate(outputs)]
     by_beat = not source.is_ptbxl and not target.is_ptbxl
     if FINE_TUNE_PATIENTS and (by_beat or WHOLE_TARGET):
         raise SystemExit("FINE_TUNE_PATIENTS needs PTB-XL on one side, and WHOLE_TARGET = False")
@@ -483,7 +466,9 @@ def main():
     name = f"{source.name}_to_{target.name}_{MODEL}_cross"
     with new_files(f"{name}.json", f"{name}.csv", f"{name}.png") as paths:
         paths[0].write_text(to_json({
-            "checkpoint": protocol_of(checkpoint), "warnings": warnings, "tables": tables,
+            "recipe": vars(checkpoint.recipe),
+            "source": vars(source.header), "target": vars(target.header),
+            "warnings": warnings, "tables": tables,
             "notes": {side: result.notes for side, result in results.items()},
             "left_out": {side: result.left_out for side, result in results.items()}}))
         scores_table(results).to_csv(paths[1], index=False, float_format="%.9g")

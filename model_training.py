@@ -58,8 +58,6 @@ RESUME = False            # True: go on after the last complete epoch of a stopp
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
 # crop_seconds       what a net sees at a time: the middle of a beat, random crops of a record
-# record_relative    show each beat beside the median beat of its record
-# rhythm             RR features of the beats
 # template_distance  models with the feature of `template_distance`
 # context_seconds    where median beat and rhythm come from: strips of this length; None: the record
 # align_beats        centre the QRS complex first
@@ -72,16 +70,16 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # keep_epoch         "last", or "best" in validation; five patients of MIT-BIH cannot choose one
 RECIPES = {
     "mitbih": {
-        "crop_seconds": 0.5, "record_relative": True, "rhythm": True, "template_distance": ["cnn"],
-        "context_seconds": None, "align_beats": False, "shift_seconds": 0.0, "low_pass": None,
+        "crop_seconds": 0.5, "context_seconds": None, "low_pass": None,
+        "template_distance": ["cnn"], "align_beats": False, "shift_seconds": 0.0,
         "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
         "class_weight_power": 0.25, "keep_epoch": "last", "flatten_width": 16,
     },
     "ptbxl": {
-        "crop_seconds": 2.5, "record_relative": False, "rhythm": False, "template_distance": [],
-        "context_seconds": None, "align_beats": False, "shift_seconds": 0.0, "low_pass": None,
+        "crop_seconds": 2.5, "context_seconds": None, "low_pass": None,
+        "template_distance": [], "align_beats": False, "shift_seconds": 0.0,
         "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 3.0,
         "epochs": 18, "batch_size": 64, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
@@ -89,17 +87,24 @@ RECIPES = {
     },
 }
 TRANSFER = {   # what RECIPE = "transfer" changes
-    "mitbih": {"context_seconds": 10, "align_beats": True, "shift_seconds": 0.04, "low_pass": 40,
-               "template_distance": [], "epochs": 3, "flatten_width": None},
+    "mitbih": {
+        "context_seconds": 10, "low_pass": 40,
+        "template_distance": [], "align_beats": True, "shift_seconds": 0.04,
+        "epochs": 3, "flatten_width": None,
+    },
     "ptbxl": {"crop_seconds": 5.0, "low_pass": 40, "statement_weight": 20.0, "epochs": 10},
 }
 ARCHITECTURES = {
-    "mitbih": {"cnn": {"widths": [32, 48, 64], "stem_kernel": 11, "stem_stride": 3},
-               "lstm": {"width": 48, "stem_stride": 3},
-               "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0}},   # parts of the crop
-    "ptbxl": {"cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
-              "lstm": {"width": 80, "stem_stride": 2},
-              "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1}},
+    "mitbih": {
+        "cnn": {"widths": [32, 48, 64], "stem_kernel": 11, "stem_stride": 3},
+        "lstm": {"width": 48, "stem_stride": 3},
+        "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0},   # parts of the crop
+    },
+    "ptbxl": {
+        "cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
+        "lstm": {"width": 80, "stem_stride": 2},
+        "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1},
+    },
 }
 
 
@@ -123,16 +128,17 @@ def choose_sides(data, split):
             for side in ("train", "validation", "test")}
 
 
-def split_rows(data, sides, recipe):
-    """Dataset, records or folds of each side -> dict of side -> (rows,) rows that have a label.
+def split_rows(data, recipe):
+    """Dataset, settings -> dict of side -> (rows,) rows with a label.
 
-    A random split follows the seed, whatever the sides say.
+    recipe.sides has the records or folds of each side; a random split follows recipe.seed.
     """
     has_label = data.labels >= 0
     if data.is_ptbxl and recipe.task == "multiclass":
         has_label = data.metadata["superclasses"].sum(axis=1) == 1
     member = data.metadata["fold"] if data.is_ptbxl else data.record
-    rows = {side: np.flatnonzero(np.isin(member, members)) for side, members in sides.items()}
+    rows = {side: np.flatnonzero(np.isin(member, members))
+            for side, members in recipe.sides.items()}
     if recipe.split == "random":
         order = np.random.default_rng(recipe.seed).permutation(len(member))
         parts = np.split(order, [int(0.8 * len(order)), int(0.9 * len(order))])
@@ -189,27 +195,34 @@ def make_inputs(signals, beats, rate, recipe):
     """Signals and beats -> signals (n, channels, samples) and features (n, k), float32 tensors.
 
     signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS, or
-    None for 12-lead records.
+    None for 12-lead records, which have no features.
     """
-    features = np.zeros((len(signals), 0), np.float32)
     if recipe.low_pass:
         signals = low_pass(signals, rate, recipe.low_pass)
-    if beats is not None:
-        strip = recipe.context_seconds and round(recipe.context_seconds * rate)
-        groups = rows_by_record(beats, strip)
-        if recipe.align_beats:
-            signals = align_beats(signals, rate)
-        if recipe.record_relative:
-            signals = relative_beats(signals, groups)
-        start = (signals.shape[2] - recipe.window) // 2
-        signals = np.ascontiguousarray(signals[:, :, start:start + recipe.window])
-        if recipe.rhythm:
-            features = rhythm_features(beats_of_strips(beats, groups, rate) if strip else beats)
-        if recipe.template_distance:
-            differences = signals[:, signals.shape[1] // 2:]
-            distance = template_distance(differences, groups, rate)
-            features = np.concatenate([features, distance], axis=1)
+    if beats is None:
+        return torch.from_numpy(signals), torch.zeros(len(signals), 0)
+    strip = recipe.context_seconds and round(recipe.context_seconds * rate)
+    groups = rows_by_record(beats, strip)
+    if strip:
+        beats = np.array(beats)
+        for rows in groups:   # each strip is a record of its own
+            beats[rows] = beat_table(beats["sample"][rows], rate)
+    if recipe.align_beats:
+        signals = align_beats(signals, rate)
+    signals = relative_beats(signals, groups)
+    start = (signals.shape[2] - recipe.window) // 2
+    signals = np.ascontiguousarray(signals[:, :, start:start + recipe.window])
+    features = rhythm_features(beats)
+    if recipe.template_distance:
+        distance = template_distance(signals, groups, rate)
+        features = np.concatenate([features, distance], axis=1)
     return torch.from_numpy(signals), torch.from_numpy(features)
+
+
+def in_parts(function, signals):
+    """Applies a function to (n, ...) signals part by part, so that memory stays small."""
+    parts = np.array_split(signals, len(signals) // 2048 + 1)
+    return np.concatenate([function(part) for part in parts]).astype(np.float32)
 
 
 def low_pass(signals, rate, cutoff):
@@ -217,18 +230,13 @@ def low_pass(signals, rate, cutoff):
     if cutoff >= rate / 2:
         return signals
     sections = butter(4, cutoff, fs=rate, output="sos")
-    filtered = np.empty_like(signals)
-    for rows in np.array_split(np.arange(len(signals)), max(1, signals.size // 2_000_000)):
-        filtered[rows] = sosfiltfilt(sections, signals[rows], axis=-1)
-    return filtered
+    return in_parts(lambda part: sosfiltfilt(sections, part), signals)
 
 
 def rows_by_record(beats, strip):
     """(n,) beats -> list of the rows of each record, or of each strip of so many samples."""
-    _, number = np.unique(beats["record"], return_inverse=True)
-    if strip:
-        place = beats["sample"] // strip
-        _, number = np.unique(number * (place.max() + 1) + place, return_inverse=True)
+    place = beats["sample"] // strip if strip else 0
+    _, number = np.unique(beats["record"] * np.int64(10 ** 9) + place, return_inverse=True)
     return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
 
 
@@ -248,13 +256,14 @@ def relative_beats(signals, groups):
     return relative.reshape(len(signals), -1, signals.shape[2])
 
 
-def template_distance(differences, groups, rate):
-    """(n, leads, samples) differences from the median beat, rows of each record -> (n, 1) float32.
+def template_distance(signals, groups, rate):
+    """(n, 2 * leads, samples) relative_beats, rows of each record -> (n, 1) float32.
 
-    Log of the QRS complex's root mean square difference over the usual one of its record: in a
-    noisy record all beats differ, but a ventricular one stands out.
+    Log of the QRS complex's root mean square difference from the median beat, over the usual one
+    of its record: in a noisy record all beats differ, but a ventricular one stands out.
     """
-    middle = differences.shape[2] // 2
+    middle = signals.shape[2] // 2
+    differences = signals[:, signals.shape[1] // 2:]
     qrs = differences[:, :, middle - round(0.08 * rate):middle + round(0.1 * rate)]
     distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # a flat lead has 0
     for rows in groups:
@@ -276,22 +285,13 @@ def align_beats(signals, rate):
     """
     middle = signals.shape[2] // 2
     reach = round(0.1 * rate)
-    aligned = np.empty_like(signals)
-    for rows in np.array_split(np.arange(len(signals)), max(1, len(signals) // 4096)):
-        energy = qrs_energy(signals[rows], rate)[:, middle - reach:middle + reach + 1]
-        shift = energy.argmax(axis=1) - reach
-        columns = np.arange(signals.shape[2]) + shift[:, None]
-        columns = np.clip(columns, 0, signals.shape[2] - 1)
-        aligned[rows] = np.take_along_axis(signals[rows], columns[:, None], axis=2)
-    return aligned
 
-
-def beats_of_strips(beats, strips, rate):
-    """(n,) beats, rows of each strip -> the same as if each strip were a record of its own."""
-    beats = np.array(beats)
-    for rows in strips:
-        beats[rows] = beat_table(beats["sample"][rows], rate)
-    return beats
+    def align(part):
+        energy = qrs_energy(part, rate)[:, middle - reach:middle + reach + 1]
+        shift = energy.argmax(axis=1)[:, None, None] - reach
+        columns = np.arange(signals.shape[2]) + shift
+        return np.take_along_axis(part, columns.clip(0, signals.shape[2] - 1), axis=2)
+    return in_parts(align, signals)
 
 
 def rhythm_features(beats):
@@ -495,7 +495,8 @@ def predict(net, signals, features, rows, crop, batch=512):
     net.eval()
     rows = torch.from_numpy(rows).to(signals.device)
     parts = rows.split(max(1, batch * crop // signals.shape[2]))
-    return torch.cat([crop_logits(net, signals[part], features[part], crop) for part in parts]).cpu()
+    logits = [crop_logits(net, signals[part], features[part], crop) for part in parts]
+    return torch.cat(logits).cpu()
 
 
 def probabilities(logits, recipe, classes):
@@ -511,15 +512,18 @@ def probabilities(logits, recipe, classes):
 def class_weights(targets, classes, power):
     """(n,) classes of the training rows -> (classes,) float32 weights 1 / count^power in the loss.
 
-    A class below 0.1% of the rows weighs like one of 0.1%. The mean over the rows is 1.
+    A class below 0.1% of the rows weighs like one of 0.1%. The mean over the rows is 1. None for
+    targets of several classes a row.
     """
-    counts = torch.bincount(targets.cpu(), minlength=classes).double()
+    if targets.dim() == 2:
+        return None
+    counts = torch.bincount(targets, minlength=classes).double()
     weight = counts.clamp_min(0.001 * counts.sum()) ** -power
     weight = torch.where(counts > 0, weight, 0.0)
     return (weight * counts.sum() / (weight * counts).sum()).float()
 
 
-def loss_of(logits, targets, statements, class_weight, statement_weight):
+def loss_of(class_weight, statement_weight, logits, targets, statements):
     """(n, outputs) logits, targets of the classes, (n, k) statements -> mean loss.
 
     Cross-entropy of one class a row, or binary cross-entropy of several; the outputs after those
@@ -586,31 +590,13 @@ def validation_score(probability, targets, names):
 
     Multilabel: macro AUC. Multiclass: mean F1 of N, S and V, or of the classes that occur.
     """
+    targets = targets.numpy()
     if targets.ndim == 2:
-        varies = np.flatnonzero(targets.min(axis=0) < targets.max(axis=0))
-        if not len(varies):
-            raise SystemExit("too few validation records: each superclass is on all or none")
-        return float(np.mean([roc_auc_score(targets[:, k], probability[:, k]) for k in varies]))
+        pairs = [(true, p) for true, p in zip(targets.T, probability.T) if true.min() < true.max()]
+        return float(np.mean([roc_auc_score(*pair) for pair in pairs]))
     classes = [i for i, name in enumerate(names) if name in ("N", "S", "V")]
     return float(f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
                           labels=classes or np.unique(targets)))
-
-
-def validate(net, examples, rows, loss_function, recipe):
-    """Net, validation rows -> loss and (rows, outputs) logits."""
-    logits = predict(net, examples.signals, examples.features, rows, recipe.crop)
-    device = examples.targets.device
-    index = torch.from_numpy(rows).to(device)
-    loss = loss_function(logits.to(device), examples.targets[index], examples.statements[index])
-    return loss.item(), logits
-
-
-def make_loss(targets, recipe, classes):
-    """Targets of the training rows, settings, number of classes -> `loss_of` with its weights."""
-    weight = None
-    if recipe.task == "multiclass":
-        weight = class_weights(targets, classes, recipe.class_weight_power).to(targets.device)
-    return partial(loss_of, class_weight=weight, statement_weight=recipe.statement_weight)
 
 
 def fit(net, examples, rows, recipe, header):
@@ -619,6 +605,8 @@ def fit(net, examples, rows, recipe, header):
     The kept epoch: its number, score, weights, and logits of the validation rows.
     """
     names = header.class_names
+    targets = examples.targets[rows["validation"]]
+    statements = examples.statements[rows["validation"]]
     run = {"model": MODEL, **vars(recipe), **header.sha256}
     state_path = f"{DATASET}_{MODEL}_state.pth"
     batch_size = min(recipe.batch_size, len(rows["train"]))
@@ -628,8 +616,8 @@ def fit(net, examples, rows, recipe, header):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
-    loss_function = make_loss(examples.targets[rows["train"]], recipe, len(names))
-    targets = examples.targets[rows["validation"]].cpu().numpy()
+    weight = class_weights(examples.targets[rows["train"]], len(names), recipe.class_weight_power)
+    loss_function = partial(loss_of, weight, recipe.statement_weight)
     history = []
     kept = {"score": -1.0}
     if RESUME and Path(state_path).exists():
@@ -641,8 +629,9 @@ def fit(net, examples, rows, recipe, header):
         train_loss = train_epoch(model, batches, loss_function, optimiser, schedule)
         if not is_main_process():
             continue
-        loss, logits = validate(net, examples, rows["validation"], loss_function, recipe)
-        score = validation_score(probabilities(logits, recipe, len(names)), targets, names)
+        logits = predict(net, examples.signals, examples.features, rows["validation"], recipe.crop)
+        loss = loss_function(logits.to(targets.device), targets, statements).item()
+        score = validation_score(probabilities(logits, recipe, len(names)), targets.cpu(), names)
         history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
                         "validation_score": score})
         if score > kept["score"] or recipe.keep_epoch == "last":
@@ -687,16 +676,18 @@ def first_difference(old, new):
 
 # ---- Several processes, started by torchrun ----
 
-def start_processes(device):
-    """Joins the processes that torchrun started, if it did. Only the main process prints."""
-    if not dist.is_torchelastic_launched():
-        return
-    if device.type == "cuda":
-        torch.cuda.set_device(dist.get_node_local_rank())
-    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    atexit.register(dist.destroy_process_group)
-    if not is_main_process():
-        sys.stdout = open(os.devnull, "w")
+def start_processes():
+    """DEVICE -> the device, after joining the processes of torchrun, if it started this one."""
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    device = torch.device((accelerator or "cpu") if DEVICE == "auto" else DEVICE)
+    if dist.is_torchelastic_launched():
+        if device.type == "cuda":
+            torch.cuda.set_device(dist.get_node_local_rank())
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        atexit.register(dist.destroy_process_group)
+        if not is_main_process():
+            sys.stdout = open(os.devnull, "w")
+    return device
 
 
 def is_main_process():
@@ -726,7 +717,7 @@ def log_odds(probability):
 def platt_scaling(score, truth):
     """(n,) scores and truth -> slope, intercept: expit(slope * score + intercept) (Platt 1999)."""
     model = LogisticRegression(C=1e6).fit(score[:, None], truth)
-    return float(model.coef_[0, 0]), float(model.intercept_[0])
+    return model.coef_[0, 0], model.intercept_[0]
 
 
 def best_thresholds(probability, targets):
@@ -734,10 +725,7 @@ def best_thresholds(probability, targets):
 
     They maximise the expected F1 under Platt-scaled probabilities (Lipton et al. 2014), which is
     smoother than an F1 counted on some hundred rows. 0.5 for a class that all rows have, or none.
-    None where a row has one class, (n,) targets: the most probable class is called.
     """
-    if targets.ndim == 1:
-        return None
     thresholds = []
     for p, truth in zip(probability.T, targets.T):
         if truth.min() == truth.max():
@@ -751,19 +739,21 @@ def best_thresholds(probability, targets):
     return thresholds
 
 
-def fit_temperature(logits, targets):
-    """(n, classes) logits, targets -> what to divide the logits by (Guo et al. 2017).
+def calibrate(logits, targets, recipe):
+    """(n, classes) logits, targets of the validation rows -> dict of thresholds and temperature.
 
-    It has the smallest cross-entropy.
+    The logits over the temperature have the smallest cross-entropy (Guo et al. 2017).
     """
     logits = logits.double()
     loss = F.cross_entropy
-    if targets.dim() == 2:
-        targets = targets.double()
+    thresholds = None   # one class a row: the most probable one is called
+    if recipe.task == "multilabel":
         loss = F.binary_cross_entropy_with_logits
+        thresholds = best_thresholds(torch.sigmoid(logits).numpy(), targets.numpy())
+        targets = targets.double()
     found = minimize_scalar(lambda x: loss(logits / np.exp(x), targets).item(), bounds=(-3, 3),
                             method="bounded")
-    return float(np.exp(found.x))
+    return {"thresholds": thresholds, "temperature": float(np.exp(found.x))}
 
 
 # ---- Checkpoint ----
@@ -821,32 +811,24 @@ def warnings_of(header, recipe):
     return warnings
 
 
-def plot_history(history, epoch, title, path):
+def plot_history(history, title, path):
     """List of epochs -> PNG of loss and validation score by epoch."""
-    history = pd.DataFrame(history).set_index("epoch")
     figure = Figure(figsize=(9, 3.5), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    history[["train_loss", "validation_loss"]].plot(ax=left, style=["k-", "k--"], ylabel="loss")
-    history["validation_score"].plot(ax=right, style="k-o", markersize=3, legend=True)
-    right.axvline(epoch, color="0.6", linestyle=":")
-    figure.suptitle(f"{title}. Kept: epoch {epoch}")
+    losses = ("train_loss", "validation_loss")
+    pd.DataFrame(history).set_index("epoch").plot(
+        ax=figure.subplots(1, 2), subplots=[losses, ("validation_score",)],
+        style=["k-", "k--", "k-o"])
+    figure.suptitle(title)
     figure.savefig(path, dpi=150, format="png")
 
 
 # ---- Main ----
 
-def pick_device():
-    """DEVICE -> the device; "auto" takes a GPU if one is there."""
-    if DEVICE != "auto":
-        return torch.device(DEVICE)
-    found = torch.accelerator.is_available() and torch.accelerator.current_accelerator()
-    return found or torch.device("cpu")
-
-
 def choose_recipe(data):
     """The constants -> every setting of this run, as it travels in the checkpoint."""
     settings = RECIPES[DATASET] | (TRANSFER[DATASET] if RECIPE == "transfer" else {})
     recipe = SimpleNamespace(**settings, split=SPLIT, seed=SEED)
+    recipe.sides = choose_sides(data, SPLIT)
     recipe.task = TASK if data.is_ptbxl else "multiclass"
     recipe.learning_rate = recipe.learning_rate[MODEL]
     recipe.template_distance = MODEL in recipe.template_distance
@@ -887,20 +869,18 @@ def main():
     check_choice("TASK", TASK, ["multilabel", "multiclass"])
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
     check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
-    device = pick_device()
-    start_processes(device)
+    device = start_processes()
     torch.manual_seed(SEED)
 
     data = load_dataset(DATASET)
     recipe = choose_recipe(data)
-    sides = choose_sides(data, SPLIT)
-    rows = split_rows(data, sides, recipe)
+    rows = split_rows(data, recipe)
     warnings = warnings_of(data.header, recipe)
-    print(f"{DATASET} {MODEL}, {recipe.task}, on {device}: "
-          + ", ".join(f"{len(part):,} {side} rows" for side, part in rows.items()))
+    print(f"{DATASET} {MODEL}, {recipe.task}, on {device}. Rows:",
+          *(f"{len(part):,} {side}" for side, part in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
-    if not len(rows["train"]) or not len(rows["validation"]):
-        raise SystemExit(f"{DATASET}_signals.npy has no rows to train or to validate with: {sides}")
+    if min(len(rows["train"]), len(rows["validation"])) == 0:
+        raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
 
     examples = make_examples(data, recipe)
     classes = len(data.header.class_names)
@@ -911,22 +891,20 @@ def main():
     if not is_main_process():
         return
 
-    logits = kept["logits"]
-    targets = examples.targets[rows["validation"]].cpu()
+    targets = examples.targets[rows["validation"]]
+    name = f"{DATASET}_{MODEL}"
     checkpoint = {
         "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
-        "sides": sides, "train_rows": len(rows["train"]), "segment": data.signals.shape[2],
-        "net_arguments": arguments, "epoch": kept["epoch"], "history": history,
+        "segment": data.signals.shape[2], "net_arguments": arguments,
         "weights": {name: value.cpu() for name, value in kept["weights"].items()},
-        "thresholds": best_thresholds(probabilities(logits, recipe, classes), targets.numpy()),
-        "temperature": fit_temperature(logits[:, :classes], targets),
+        "epoch": kept["epoch"],
+        "history": history,
         "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        **calibrate(kept["logits"][:, :classes], targets.cpu(), recipe),
     }
-    name = f"{DATASET}_{MODEL}"
-    title = ". ".join([f"{name}, {recipe.task}, {SPLIT} split", *warnings])
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
-        plot_history(history, kept["epoch"], title, picture_path)
+        plot_history(history, ". ".join([name, *warnings]), picture_path)
     Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Kept epoch {kept['epoch']}. Wrote {name}_model.pth, {name}_training.png")
 

@@ -32,7 +32,6 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 import requests  # comes with wfdb
-import scipy
 import urllib3
 import wfdb
 from scipy.signal import resample_poly
@@ -79,11 +78,11 @@ SUBSETS = {
 }
 SAME_PATIENT = {"202": "201"}   # on opposite sides of the standard split
 
-# Beats of the complete database by AAMI class: N S V F Q.
+# Records, and beats by AAMI class: N S V F Q.
 PUBLISHED = {
-    "DS1": (45866, 944, 3788, 415, 8),
-    "DS2": (44259, 1837, 3221, 388, 7),
-    "all": (90631, 2781, 7236, 803, 8043),
+    "DS1": [22, 45866, 944, 3788, 415, 8],
+    "DS2": [22, 44259, 1837, 3221, 388, 7],
+    "all": [48, 90631, 2781, 7236, 803, 8043],
 }
 
 BEAT_FIELDS = [
@@ -104,8 +103,7 @@ class LeadAbsent(ValueError):
 def record_names():
     """RECORDS -> list of record names."""
     if RECORDS != "all":
-        names = RECORDS.split() if isinstance(RECORDS, str) else map(str, RECORDS)
-        return list(dict.fromkeys(names))
+        return list(dict.fromkeys(map(str, RECORDS)))
     path = Path(DATA_DIR, "RECORDS")
     if not path.is_file():
         raise SystemExit(f"{path} is not in {Path.cwd()}. It lists the records: put the database "
@@ -123,8 +121,11 @@ def read_record(name):
     record, signals = read_wfdb(path)
     if NAME == "mitbih":
         check_header(record, fs=360, adc_gain=200, baseline=1024)
-    columns = lead_columns(record.sig_name)
-    leads = [record.sig_name[column] for column in columns]
+    absent = [lead for lead in LEADS if lead not in record.sig_name]
+    if absent and (LEAD_ABSENT == "skip" or len(record.sig_name) < len(LEADS)):
+        raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
+    leads = record.sig_name[:len(LEADS)] if absent else LEADS
+    columns = [record.sig_name.index(lead) for lead in leads]
     signals = signals[:, columns].T
     invalid = np.isnan(signals).sum()
     if invalid:
@@ -137,18 +138,8 @@ def read_record(name):
     return SimpleNamespace(
         name=name, signals=signals, leads=leads, rate=record.fs,
         sample=sample[is_beat], symbol=symbol[is_beat],
-        other_symbols=Counter(symbol[~is_beat].tolist()),
+        not_beats=np.sum(~is_beat),
         simulated=record.simulated)
-
-
-def lead_columns(names):
-    """Lead names of a record -> the columns of LEADS, or those that stand in for them."""
-    absent = [lead for lead in LEADS if lead not in names]
-    if not absent:
-        return [names.index(lead) for lead in LEADS]
-    if LEAD_ABSENT == "skip" or len(names) < len(LEADS):
-        raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(names)}")
-    return list(range(len(LEADS)))
 
 
 def read_annotations(path, samples):
@@ -179,20 +170,16 @@ def read_wfdb(path):
     Raises ValueError if the samples contradict the header's length or checksums, or the unit is
     not mV.
     """
-    signal_file = Path(f"{path}.dat")
-    for file in (Path(f"{path}.hea"), signal_file):
-        if not file.is_file():
-            raise ValueError(f"{file} is missing")
     try:
         record = wfdb.rdrecord(str(path), physical=False)
         checksums = zip(record.checksum, record.calc_checksum(), strict=True)
         wrong_sum = any((int(stored) - int(actual)) % 65536 for stored, actual in checksums)
         signals = record.dac()
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
-        raise ValueError("the header and the signal file do not fit together "
-                         f"or are damaged ({error})") from error
+        raise ValueError("the header or the signal file is missing or damaged, or they do not "
+                         f"fit together ({error})") from error
     bits = [{"212": 12, "16": 16}.get(form) for form in record.fmt]
-    size = signal_file.stat().st_size
+    size = Path(f"{path}.dat").stat().st_size
     if None not in bits and not any(record.byte_offset):
         expected = -(-record.sig_len * sum(bits) // 8)
         if size != expected:
@@ -301,9 +288,6 @@ def cut_records(names, signals_file, records_file):
             "simulated": record.simulated,
         })
         count_left_out(left_out, record, complete, label)
-    if not records:
-        raise SystemExit(f"none of the {len(names)} records in {DATA_DIR} could be used: "
-                         + "; ".join(list(left_out)[:3]))
     return np.concatenate(tables), np.concatenate(labels), records, left_out
 
 
@@ -313,8 +297,7 @@ def count_left_out(left_out, record, complete, label):
     """Adds what was left out of one record, or replaced in it, to the Counter."""
     left_out["beats too near to the ends of the record to fill a segment"] += np.sum(~complete)
     left_out[f"beats outside the class map {CLASS_MAP!r}"] += np.sum(complete & (label < 0))
-    for symbol, count in record.other_symbols.items():
-        left_out[f"annotations {symbol!r}, which are no beats"] += count
+    left_out["annotations that mark no beat"] += record.not_beats
     if record.leads != LEADS:
         left_out[f"record {record.name}: {' '.join(record.leads)} stands in for the leads"] += 1
     if record.rate != SAMPLING_RATE:
@@ -322,39 +305,31 @@ def count_left_out(left_out, record, complete, label):
 
 
 def check_published(beats, records):
-    """Compares DS1, DS2 and all 48 records with the published counts, each if it is complete.
+    """Compares the beats of DS1, DS2 and all records, each if complete, with the published counts.
 
     Other counts stop the run: the data are not the published ones. Returns a sentence.
     """
-    names = np.array([record["name"] for record in records])
-    members = {subset: text.split() for subset, text in SUBSETS.items()}
-    members["all"] = sum(members.values(), [])
+    subsets = np.array([record["subset"] for record in records])
+    labels = symbol_labels(beats["symbol"], CLASS_MAPS["aami"])
     equal = []
-    for subset, published in PUBLISHED.items():
-        if NAME != "mitbih" or records[0]["simulated"] or not set(members[subset]) <= set(names):
+    for subset, (size, *published) in PUBLISHED.items():
+        inside = (subsets == subset) | (subset == "all")
+        if NAME != "mitbih" or records[0]["simulated"] or inside.sum() < size:
             continue
-        symbols = beats["symbol"][np.isin(names[beats["record"]], members[subset])]
-        labels = symbol_labels(symbols, CLASS_MAPS["aami"])
-        counts = tuple(np.bincount(labels, minlength=5).tolist())
+        counts = np.bincount(labels[inside[beats["record"]]], minlength=5).tolist()
         if counts != published:
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
                              f"published: fetch {DATA_DIR} again. Nothing was written")
         equal.append(subset)
-    if not equal:
-        return "Not compared with the published counts: no subset is complete"
-    return f"Equal to the published counts, to the beat: {', '.join(equal)}"
+    return f"Equal to the published counts, to the beat: {', '.join(equal) or 'not compared'}"
 
 
 def print_report(beats, labels, records):
-    """Prints the beats by class and subset, and the records with each class."""
-    records = pd.DataFrame(records).iloc[beats["record"]]
-    names = list(CLASS_MAPS[CLASS_MAP])
-    by_class = pd.Categorical.from_codes(labels, names)
-    subsets = records["subset"].to_numpy()
-    counts = pd.crosstab(by_class, subsets, margins=True, margins_name="all", dropna=False)
-    by_record = pd.crosstab(records["name"].to_numpy(), by_class, dropna=False)
-    counts["records"] = [*(by_record > 0).sum(), len(by_record)]
-    print("\n" + counts.rename_axis(index="class", columns="").to_string())
+    """Prints the beats by class and subset."""
+    subsets = np.array([record["subset"] for record in records])[beats["record"]]
+    classes = pd.Categorical.from_codes(labels, list(CLASS_MAPS[CLASS_MAP]))
+    table = pd.crosstab(classes, subsets, margins=True, margins_name="all", dropna=False)
+    print("\n" + table.rename_axis(index="class", columns="").to_string())
 
 
 # ---- Main ----
@@ -367,31 +342,27 @@ def main():
         raise SystemExit(f'LEADS = {LEADS!r}: expected a list of lead names, such as ["MLII"]')
     if DOWNLOAD and NAME in DATABASES:
         download(DATA_DIR, BASE_URL + DATABASES[NAME], "*.hea", lambda name: True)
-    arrays = ["signals", "labels", "metadata", "records"]
-    outputs = [f"{NAME}_{part}.npy" for part in [*arrays, "header"]]
-
-    with new_files(*outputs) as paths:
-        signals_path, labels_path, metadata_path, records_path, header_path = paths
+    parts = ["signals", "records", "labels", "metadata", "header"]
+    with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
         lead_axis = (len(LEADS),) if len(LEADS) > 1 else ()
-        with (closing(RowWriter(signals_path, (*lead_axis, SEGMENT))) as signals_file,
-              closing(RowWriter(records_path, lead_axis)) as records_file):
+        with (closing(RowWriter(paths[0], (*lead_axis, SEGMENT))) as signals_file,
+              closing(RowWriter(paths[1], lead_axis)) as records_file):
             beats, labels, records, left_out = cut_records(
                 record_names(), signals_file, records_file)
         verdict = check_published(beats, records)
         simulated = any(record["simulated"] for record in records)
         beats, labels = beats[labels >= 0], labels[labels >= 0]
-        save_array(labels_path, labels)
-        save_array(metadata_path, beats)
-        save_header(header_path, dict(zip(arrays, paths)), {
+        save_array(paths[2], labels)
+        save_array(paths[3], beats)
+        save_header(dict(zip(parts, paths)), {
             "dataset": NAME, "class_map": CLASS_MAP, "class_names": list(CLASS_MAPS[CLASS_MAP]),
-            "leads": LEADS, "sampling_rate": SAMPLING_RATE, "records": records,
-            "simulated": simulated,
-            "settings": {"RECORDS": RECORDS, "LEAD_ABSENT": LEAD_ABSENT, "SEGMENT": SEGMENT}})
+            "leads": LEADS, "sampling_rate": SAMPLING_RATE, "lead_absent": LEAD_ABSENT,
+            "records": records, "simulated": simulated})
 
     print_report(beats, labels, records)
     print_notes(left_out, simulated)
     print(verdict)
-    print(f"Wrote {', '.join(outputs)}")
+    print(f"Wrote {NAME}_*.npy: {', '.join(parts)}")
 
 
 # ---- Shared with the other scripts: files ----
@@ -404,6 +375,7 @@ def check_choice(name, value, allowed):
 
 def usable_records(names, read, bad_records, left_out):
     """Yields row and read(name) of each record; a damaged one stops the run or is counted."""
+    count = 0
     for row, name in enumerate(tqdm(names, desc="records", unit="record", disable=None)):
         try:
             record = read(name)
@@ -413,7 +385,10 @@ def usable_records(names, read, bad_records, left_out):
                                  'or set BAD_RECORDS = "skip" to go on without it') from error
             left_out[f"record {name}: {error}"] += 1
         else:
+            count += 1
             yield row, record
+    if not count:
+        raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(left_out)[:200]}")
 
 
 def print_notes(left_out, simulated):
@@ -482,14 +457,14 @@ def sha256_of(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save_header(path, arrays, fields):
-    """Writes the header of a dataset; arrays: dict of part ("signals") -> path of its file."""
-    modules = (np, scipy, wfdb)
-    versions = {module.__name__: module.__version__ for module in modules}
+def save_header(paths, fields):
+    """Writes the header of a dataset; paths: dict of part ("signals") -> file, "header" last."""
+    *arrays, header = paths
+    versions = {module.__name__: module.__version__ for module in (np, wfdb)}
     text = json.dumps(fields | {
         "versions": versions | {"python": platform.python_version()},
-        "sha256": {part: sha256_of(array) for part, array in arrays.items()}})
-    save_array(path, [text, hashlib.sha256(text.encode()).hexdigest()])
+        "sha256": {part: sha256_of(paths[part]) for part in arrays}})
+    save_array(paths[header], [text, hashlib.sha256(text.encode()).hexdigest()])
 
 
 def load_dataset(name):
@@ -499,8 +474,8 @@ def load_dataset(name):
     (n,) structured; record, patient (n,) names; header; is_ptbxl. MIT-BIH: records.
     """
     is_ptbxl = name == "ptbxl"
-    make = f"Make all {name}_*.npy files with: python preprocess_"
-    make += "ptbxl.py" if is_ptbxl else "mitbih.py"
+    script = "preprocess_ptbxl.py" if is_ptbxl else "preprocess_mitbih.py"
+    make = f"Make all {name}_*.npy files with: python {script}"
     try:
         text, digest = np.load(f"{name}_header.npy", allow_pickle=False).tolist()
         if hashlib.sha256(text.encode()).hexdigest() != digest:
@@ -556,7 +531,8 @@ def download(folder, url, pattern, wanted):
                 return
             print(f"Fetching {len(sums):,} files from {url} into {folder}", flush=True)
             jobs = pool.map(lambda name: fetch_file(
-                session, url + quote(name), folder / name, partial(has_sum, sums[name])), sums)
+                session, url + quote(name), folder / name,
+                lambda content: hashlib.sha256(content).hexdigest() == sums[name]), sums)
             list(tqdm(jobs, desc="files", unit="file", total=len(sums), disable=None))
     except (OSError, ValueError, KeyboardInterrupt) as error:   # OSError: of requests, too
         reason = str(error) or type(error).__name__
@@ -576,11 +552,6 @@ def parse_sums(wanted, content):
         if Path(name).is_absolute() or ".." in Path(name).parts:
             raise ValueError(f"SHA256SUMS.txt names {name}, which is outside the folder")
     return sums
-
-
-def has_sum(digest, content):
-    """Whether the content has this SHA-256."""
-    return hashlib.sha256(content).hexdigest() == digest
 
 
 def fetch_file(session, url, path, is_right):

@@ -61,7 +61,7 @@ def test_500_hz(work):
     names = simulate.write_ptbxl(work / PTBXL, records=12, sampling_rate=500)["filename_hr"]
     strip_comment(names[0])
     data = run(SAMPLING_RATE=500)
-    assert data.signals.shape == (12, 12, 5000) and data.header["sampling_rate"] == 500
+    assert data.signals.shape == (12, 12, 5000) and data.header.sampling_rate == 500
     np.testing.assert_array_equal(data.signals[0], read_by_wfdb(names[0]))
 
 
@@ -104,14 +104,14 @@ def test_metadata_is_row_aligned_and_statements_stay_reachable(table):
     for row, text in enumerate(table["scp_codes"]):
         codes = ast.literal_eval(text)
         likelihoods = data.metadata["statements"][row].tolist()
-        statements = dict(zip(data.header["statement_names"], likelihoods))
+        statements = dict(zip(data.header.statement_names, likelihoods))
         assert {name: value for name, value in statements.items() if value >= 0} == codes
         expected = {scp.diagnostic_class[code] for code in codes if scp.diagnostic[code] == 1}
         flags = dict(zip(stage.SUPERCLASSES, data.metadata["superclasses"][row]))
         assert {name for name, flag in flags.items() if flag} == expected
         label = data.labels[row]
         assert stage.SUPERCLASSES[label] in expected if label >= 0 else not expected
-    assert data.header["simulated"] and data.is_ptbxl and data.labels.dtype == np.int64
+    assert data.header.simulated and data.is_ptbxl and data.labels.dtype == np.int64
 
 
 def test_single_label_is_the_likeliest_superclass_with_ties_by_order():
@@ -133,9 +133,12 @@ def test_likelihood_zero_means_unknown_not_absent():
     assert superclasses[:, mi].tolist() == [0, -1, 80] and (superclasses == -1).sum() == 13
 
 
-def test_an_unknown_statement_is_counted(table, capsys):
-    edit_table("scp_codes", "{'NORM': 100.0, 'NOVEL': 50.0}")
-    run()
+def test_an_unknown_statement_is_counted_and_an_unknown_likelihood_counts(table, capsys):
+    edit_table("scp_codes", "{'LVH': 0.0, 'NOVEL': 50.0}")
+    data = run()
+    hyp = stage.SUPERCLASSES.index("HYP")
+    assert data.labels[2] == hyp
+    assert data.metadata["superclasses"][2].tolist() == np.eye(5)[hyp].tolist()
     assert "1  statements 'NOVEL', which are not in scp_statements.csv" in capsys.readouterr().out
 
 
@@ -169,11 +172,12 @@ FOURTH_HEA = FOURTH.with_suffix(".hea")
 FOURTH_DAT = FOURTH.with_suffix(".dat")
 HACK = "__import__('os').system('touch hacked')"
 DAMAGES = {   # regular expression for the message -> what is done
-    "no such folder": lambda: shutil.rmtree(PTBXL),
-    "ptbxl_database.csv is missing": DATABASE.unlink,
-    "scp_statements.csv is missing": STATEMENTS.unlink,
+    "ptb-xl.*database.csv is not in .*demo.py": lambda: shutil.rmtree(PTBXL),
+    "ptbxl_database.csv is not in": DATABASE.unlink,
+    "scp_statements.csv is not in": STATEMENTS.unlink,
     "lacks the columns.*strat_fold": lambda: DATABASE.write_text("ecg_id\n1\n"),
-    "statements.csv has 0 rows": lambda: STATEMENTS.write_text("code,diagnostic\n"),
+    "statements.csv has 0 rows":
+        lambda: STATEMENTS.write_text("code,diagnostic,diagnostic_class\n"),
     "database.csv cannot be read": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
     "00004_lr.dat is missing": FOURTH_DAT.unlink,
     "00004_lr.hea is missing": FOURTH_HEA.unlink,
@@ -185,6 +189,7 @@ DAMAGES = {   # regular expression for the message -> what is done
     "00004.*V7: expected .*V6": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
     "00004.*1 samples are invalid": lambda: put_invalid_sample(FOURTH, -32768),
     "ecg_id 3: scp_codes.*is not a dict": lambda: edit_table("scp_codes", HACK),
+    "scp_codes .{'NORM': 100. is not": lambda: edit_table("scp_codes", "{'NORM': 100"),
     "likelihood from 0 to 100": lambda: edit_table("scp_codes", "{'NORM': 1000.0}"),
     "expected each ecg_id.*patient_id": lambda: edit_table("patient_id", "nobody"),
     "strat_fold from 1 to 10": lambda: edit_table("strat_fold", 11),
@@ -213,7 +218,7 @@ def test_bad_records_can_be_skipped_and_are_counted(table, capsys):
     assert len(data.signals) == len(data.labels) == 39
     assert "1  record records100/00000/00004_lr: " in capsys.readouterr().out
     shutil.rmtree(FOURTH.parent)
-    with pytest.raises(SystemExit, match="none of the 40 records.*hea is missing"):
+    with pytest.raises(SystemExit, match="none of 40 records.*hea is missing"):
         run(BAD_RECORDS="skip")
 
 
@@ -230,7 +235,7 @@ def test_a_part_of_the_folds_is_enough(table, capsys, folds):
     rows = table[table["strat_fold"].isin(folds)]
     rows.to_csv(DATABASE, index=False)
     assert len(run().labels) == len(rows)
-    assert "Wrote ptbxl_signals.npy" in capsys.readouterr().out
+    assert f"records {len(rows)}" in " ".join(capsys.readouterr().out.split()).replace(" 0", "")
 
 
 def test_the_report_counts_records_and_patients_by_superclass_and_fold(capsys):
