@@ -57,17 +57,19 @@ SEED = 0                  # one seed, one result, on the CPU
 RESUME = False            # True: go on after the last complete epoch of a stopped run
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
-# crop_seconds       what a net sees at a time: the middle of a beat, random crops of a record
-# template_distance  models with the feature of `template_distance`
-# context_seconds    where median beat and rhythm come from: strips of this length; None: the record
-# align_beats        centre the QRS complex first
-# shift_seconds      move training beats at random by up to this, as detected R peaks are less exact
-# low_pass           Hz, cutoff; 40 removes what the two databases filter differently
-# signal_noise       added in training, in standard deviations of the training rows
-# statement_weight   weight of a second loss, on PTB-XL's 71 SCP statements
-# learning_rate      peak of the one-cycle schedule
-# class_weight_power a class of count c weighs 1 / c^power in the loss; 0: equal weights
-# keep_epoch         "last", or "best" in validation; five patients of MIT-BIH cannot choose one
+# crop_seconds        what a net sees at a time: the middle of a beat, random crops of a record
+# context_seconds     s: strips that the median beat and the rhythm come from; None: whole records
+# low_pass            Hz: cutoff; 40 removes what the two databases filter differently
+# template_distance   models that get the feature of `template_distance`
+# align_beats         centre the QRS complex first
+# shift_seconds       move training beats at random by up to this: detected R peaks are less exact
+# signal_noise        added in training, in standard deviations of the training rows
+# rhythm_noise        the same for the RR features
+# statement_weight    weight of a second loss, on PTB-XL's 71 SCP statements
+# learning_rate       peak of the one-cycle schedule
+# class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
+# keep_epoch          "last", or "best" in validation: MIT-BIH's five patients cannot choose one
+# flatten_width       see `Net`
 RECIPES = {
     "mitbih": {
         "crop_seconds": 0.5, "context_seconds": None, "low_pass": None,
@@ -222,7 +224,7 @@ def make_inputs(signals, beats, rate, recipe):
 def in_parts(function, signals):
     """Applies a function to (n, ...) signals part by part, so that memory stays small."""
     parts = np.array_split(signals, len(signals) // 2048 + 1)
-    return np.concatenate([function(part) for part in parts]).astype(np.float32)
+    return np.concatenate([function(part).astype(np.float32) for part in parts])
 
 
 def low_pass(signals, rate, cutoff):
@@ -899,7 +901,7 @@ def main():
         "weights": {name: value.cpu() for name, value in kept["weights"].items()},
         "epoch": kept["epoch"],
         "history": history,
-        "versions": {"torch": str(torch.__version__), "numpy": np.__version__},
+        "versions": {"torch": str(torch.__version__)},
         **calibrate(kept["logits"][:, :classes], targets.cpu(), recipe),
     }
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):

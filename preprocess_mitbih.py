@@ -321,7 +321,9 @@ def check_published(beats, records):
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
                              f"published: fetch {DATA_DIR} again. Nothing was written")
         equal.append(subset)
-    return f"Equal to the published counts, to the beat: {', '.join(equal) or 'not compared'}"
+    if not equal:
+        return "Not compared with the published counts: no subset is complete"
+    return f"Equal to the published counts, to the beat: {', '.join(equal)}"
 
 
 def print_report(beats, labels, records):

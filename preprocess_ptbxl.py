@@ -146,13 +146,8 @@ def parse_codes(text, ecg_id):
 
 def statement_matrix(codes, statements):
     """n dicts of statement -> likelihood -> (n, statements) int8: 0 to 100, -1 where absent."""
-    column = {name: i for i, name in enumerate(statements)}
-    matrix = np.full((len(codes), len(statements)), -1, np.int8)
-    for row, record in enumerate(codes):
-        for code, likelihood in record.items():
-            if code in column:
-                matrix[row, column[code]] = round(likelihood)
-    return matrix
+    table = pd.DataFrame(codes, columns=statements)
+    return table.fillna(-1).round().to_numpy(np.int8)
 
 
 def superclass_matrix(matrix, superclass_of):

@@ -58,6 +58,14 @@ def run_stage(stage, **constants):
         stage.main()
 
 
+def train(dataset="mitbih", model="mlp", settings=None, **constants):
+    """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint."""
+    recipe = {dataset: {"epochs": 1} | (settings or {})}
+    run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe, TRANSFER=recipe,
+              **constants)
+    return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")
+
+
 def command(stage, **constants):
     """Name of a script and constants -> the command line that does run_stage in a new process."""
     code = (f"import sys; sys.path.insert(0, {str(TESTS)!r}); import harness; "

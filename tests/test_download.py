@@ -54,6 +54,7 @@ def test_a_missing_database_is_fetched_once_and_whole(work, served, capsys):
 
 
 def test_files_that_are_right_are_kept_and_damaged_ones_come_again(work, served):
+    (work / MITBIH).mkdir()
     with Server(served) as server:
         fetch(server)
         server.asked.clear()

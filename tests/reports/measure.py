@@ -1,0 +1,282 @@
+"""Trains and evaluates the models of the README's first tables, and writes these tables.
+
+Run it in a folder with the .npy files of both databases, with the names of some groups of runs:
+
+    python tests/reports/measure.py mitbih ptbxl
+
+mitbih          three models, three seeds: ten minutes on two cores
+ptbxl           three models, one seed: twenty minutes
+ptbxl_seeds     three models, three seeds, and ensembles: an hour
+random          MIT-BIH, cnn, three seeds, a random split of beats, which leaks patients
+multiclass      PTB-XL, cnn, three seeds: records with exactly one superclass
+learning_curve  PTB-XL, cnn, some of the training patients
+
+Without a name it makes the first two groups. A run has a folder of its own, results/{run}/, with
+all that the scripts write and a run.json of its costs. A run with a run.json is not made again:
+stop the script at any time and start it again to go on. Runs of other code are refused.
+Writes results/{group}.md and results/learning_curve.png.
+"""
+
+import json
+import sys
+from contextlib import chdir
+from functools import partial
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import harness
+import numpy as np
+import pandas as pd
+import runs
+from matplotlib.figure import Figure
+
+import model_evaluation
+import model_training
+import preprocess_mitbih
+
+MODELS = ["cnn", "lstm", "mlp"]
+SEEDS = [0, 1, 2]
+FRACTIONS = [0.05, 0.2, 0.5]   # of the training patients, in the learning curve
+FOLDER = Path("results")
+
+# A random split has beats of the test patients in training: learning by heart does no harm.
+RANDOM_SPLIT = {"SPLIT": "random", "RECIPES": {
+    "mitbih": {"signal_noise": 0.0, "rhythm_noise": 0.0, "epochs": 15}}}
+
+ONE_CALLED = "records with one superclass, the most probable one called"
+COSTS = {   # row of a table -> key of run.json, form
+    "parameters": ("parameters", "{:,.0f}"),
+    "training, CPU s": ("training_cpu_seconds", "{:.0f}"),
+    "training, wall s": ("training_seconds", "{:.0f}"),
+    "peak memory in training, GB": ("training_peak_gb", "{:.1f}"),
+}
+MITBIH_FIGURES = {   # row of a table -> place in metrics.json
+    "mean F1 of N, S, V": ("all classes", "mean f1 of N, S, V", "value"),
+    "its 95% interval over patients, first seed": ("all classes", "mean f1 of N, S, V"),
+    "mean F1 of N, S, V without record 232": ("without record 232", "all", "mean f1 of N, S, V"),
+    "accuracy": ("all classes", "accuracy", "value"),
+    "S sensitivity": ("by class", "S", "sensitivity"),
+    "S positive predictivity": ("by class", "S", "positive predictivity"),
+    "S F1": ("by class", "S", "f1"),
+    "S F1 without record 232": ("without record 232", "S", "f1"),
+    "V sensitivity": ("by class", "V", "sensitivity"),
+    "V positive predictivity": ("by class", "V", "positive predictivity"),
+    "V F1": ("by class", "V", "f1"),
+    "F F1": ("by class", "F", "f1"),
+    "mean over records: SVEB sensitivity": ("EC57", "average", "SVEB sensitivity"),
+    "mean over records: SVEB positive predictivity":
+        ("EC57", "average", "SVEB positive predictivity"),
+    "mean over records: VEB sensitivity": ("EC57", "average", "VEB sensitivity"),
+    "mean over records: VEB positive predictivity":
+        ("EC57", "average", "VEB positive predictivity"),
+}
+PTBXL_FIGURES = {
+    "macro AUC": ("all classes", "macro auc", "value"),
+    "its 95% interval over patients, first seed": ("all classes", "macro auc"),
+    "macro F1": ("all classes", "macro f1", "value"),
+    "one superclass: accuracy": (ONE_CALLED, "all", "accuracy"),
+    "one superclass: macro F1": (ONE_CALLED, "all", "macro f1"),
+}
+MULTICLASS_FIGURES = {
+    "accuracy": ("all classes", "accuracy", "value"),
+    "its 95% interval over patients, first seed": ("all classes", "accuracy"),
+    "macro F1": ("all classes", "macro f1", "value"),
+    "macro AUC": ("all classes", "macro auc", "value"),
+}
+FIGURES = {"mitbih": MITBIH_FIGURES, "random": MITBIH_FIGURES, "ptbxl": PTBXL_FIGURES,
+           "ptbxl_seeds": PTBXL_FIGURES, "multiclass": MULTICLASS_FIGURES}
+TITLES = {
+    "mitbih": "MIT-BIH, DS1 to DS2",
+    "ptbxl": "PTB-XL, five superclasses, multi-label",
+    "ptbxl_seeds": "PTB-XL, five superclasses, multi-label, seeds and ensembles",
+    "random": "MIT-BIH, random split of beats",
+    "multiclass": "PTB-XL, records with exactly one superclass, one is called",
+    "learning_curve": "PTB-XL, cnn, some of the training patients",
+}
+
+
+# ---- Runs ----
+
+def all_groups():
+    """Dict of group -> run -> settings: constants of model_training, fraction of the patients."""
+    groups = {group: {} for group in TITLES}
+    for model in MODELS:
+        for seed in SEEDS:
+            common = {"MODEL": model, "SEED": seed}
+            groups["mitbih"][f"mitbih_{model}_{seed}"] = {"DATASET": "mitbih", **common}
+            groups["ptbxl_seeds"][f"ptbxl_{model}_{seed}"] = {"DATASET": "ptbxl", **common}
+    groups["ptbxl"] = {name: settings for name, settings in groups["ptbxl_seeds"].items()
+                       if settings["SEED"] == SEEDS[0]}
+    for seed in SEEDS:
+        common = {"MODEL": "cnn", "SEED": seed}
+        groups["random"][f"random_cnn_{seed}"] = {"DATASET": "mitbih", **common, **RANDOM_SPLIT}
+        groups["multiclass"][f"multiclass_cnn_{seed}"] = {
+            "DATASET": "ptbxl", **common, "TASK": "multiclass"}
+    for fraction in FRACTIONS:   # a smaller set is seen more often
+        groups["learning_curve"][f"ptbxl_cnn_fraction_{fraction:g}"] = {
+            "DATASET": "ptbxl", "MODEL": "cnn", "fraction": fraction,
+            "RECIPES": {"ptbxl": {"epochs": round(12 / fraction ** 0.5)}}}
+    whole = f"ptbxl_cnn_{SEEDS[0]}"
+    groups["learning_curve"][whole] = groups["ptbxl_seeds"][whole]
+    return groups
+
+
+def all_runs():
+    """Dict of run -> settings, of all groups."""
+    return {name: settings for group in all_groups().values() for name, settings in group.items()}
+
+
+def make_run(name):
+    """Trains and evaluates one run in the current folder, then writes its run.json."""
+    code = runs.code_version()
+    settings = all_runs()[name]
+    constants = dict(settings)
+    fraction = constants.pop("fraction", 1)
+    counts = {}
+    split = partial(split_some_patients, model_training.split_rows, fraction, counts)
+    with harness.changed(model_training, split_rows=split):
+        training = runs.cost_of(harness.run_stage, model_training, **constants)
+    peak = runs.peak_gb()
+    choice = {key: constants[key] for key in ("DATASET", "MODEL")}
+    evaluation = runs.cost_of(harness.run_stage, model_evaluation, **choice)
+    checkpoint = model_training.load_pth("{DATASET}_{MODEL}_model.pth".format(**choice))
+    net = model_training.MODELS[choice["MODEL"]](**checkpoint["net_arguments"])
+    runs.save_run(
+        code, settings, parameters=sum(weights.numel() for weights in net.parameters()),
+        training_rows=counts["train"], training_peak_gb=peak,
+        training_seconds=training[0], training_cpu_seconds=training[1],
+        evaluation_seconds=evaluation[0], evaluation_cpu_seconds=evaluation[1])
+
+
+def split_some_patients(split_rows, fraction, counts, data, recipe):
+    """model_training.split_rows with a random fraction of the training patients.
+
+    Puts the number of rows of each side into counts.
+    """
+    rows = split_rows(data, recipe)
+    if fraction < 1:
+        patient = data.patient[rows["train"]]
+        patients = np.unique(patient)
+        kept = np.random.default_rng(0).permutation(patients)[:round(fraction * len(patients))]
+        rows["train"] = rows["train"][np.isin(patient, kept)]
+    counts.update({side: len(part) for side, part in rows.items()})
+    return rows
+
+
+# ---- Tables ----
+
+def figure_of(run, place):
+    """A run and a place in its tables -> what is there, or None."""
+    value = run["tables"]
+    for key in place:
+        value = value.get(key) if value else None
+    return value
+
+
+def cell(members, place):
+    """Runs of several seeds, place of a figure -> mean and spread, or the first one's interval."""
+    values = [figure_of(run, place) for run in members]
+    if isinstance(values[0], dict):
+        return runs.interval_text(values[0])
+    return runs.spread_text(values)
+
+
+def table_of(columns, rows):
+    """Dict of title -> runs of several seeds, dict of row -> place of a figure -> table."""
+    table = {}
+    for title, members in columns.items():
+        column = {"seeds": len(members)}
+        column |= {row: cell(members, place) for row, place in rows.items()}
+        for row, (key, form) in COSTS.items():
+            known = [run[key] for run in members if key in run]
+            column[row] = form.format(np.mean(known)) if known else ""
+        table[title] = column
+    return pd.DataFrame(table)
+
+
+def columns_of(group, finished):
+    """Name of a group, its finished runs -> dict of title -> runs of several seeds."""
+    columns = {}
+    for model in MODELS:
+        members = [run for run in finished.values() if run["settings"]["MODEL"] == model]
+        if members:
+            columns[model] = members
+    if group.startswith("ptbxl"):
+        peer = runs.finished_runs(FOLDER, {"resnet1d_wang": {}})
+        columns |= {title: [run] for title, run in peer.items()}
+    if group == "ptbxl_seeds":
+        both = columns["cnn"] + columns["lstm"]
+        first = [run for run in both if run["settings"]["SEED"] == SEEDS[0]]
+        columns[f"cnn + lstm, seed {SEEDS[0]}"] = [ensemble(first)]
+        columns["cnn + lstm, all seeds"] = [ensemble(both)]
+    return columns
+
+
+def ensemble(members):
+    """Runs of PTB-XL -> a run of the mean of their probabilities, with thresholds from fold 9."""
+    data = preprocess_mitbih.load_dataset("ptbxl")
+    scored = {"validation": [], "test": []}
+    for run in members:
+        with chdir(run["folder"]):
+            checkpoint, net = model_training.load_checkpoint(data, run["settings"]["MODEL"])
+        inputs = model_training.dataset_inputs(data, checkpoint.recipe)
+        rows = model_training.split_rows(data, checkpoint.recipe)
+        for side, of_side in scored.items():
+            of_side.append(model_evaluation.score_rows(checkpoint, net, data, inputs, rows[side]))
+    mean = {side: np.mean([one.probability for one in of_side], axis=0)
+            for side, of_side in scored.items()}
+    truth = scored["validation"][0].truth
+    called = mean["test"] >= model_training.best_thresholds(mean["validation"], truth)
+    together = scored["test"][0]._replace(
+        probability=mean["test"], calibrated=mean["test"], called=called)
+    resampled = model_evaluation.resampled_figures(together)
+    tables = model_evaluation.make_tables(together, resampled)
+    return json.loads(model_evaluation.to_json({"tables": tables}))
+
+
+def learning_curve(finished):
+    """Finished runs of the group -> table, after drawing it to results/learning_curve.png."""
+    place = ("all classes", "macro auc")
+    table = pd.DataFrame({
+        "rows": [run["training_rows"] for run in finished.values()],
+        "auc": [figure_of(run, place)["value"] for run in finished.values()],
+        "macro AUC": [runs.interval_text(figure_of(run, place)) for run in finished.values()],
+        "training, CPU s": [f"{run['training_cpu_seconds']:.0f}" for run in finished.values()],
+    }).sort_values("rows")
+    figure = Figure(figsize=(6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    axis.semilogx(table["rows"], table["auc"], "k-o", label="cnn of this repository")
+    axis.axhline(0.930, color="0.5", linestyle="--",
+                 label="resnet1d_wang, all records (published)")
+    axis.set(xlabel="training records of PTB-XL", ylabel="macro AUC, fold 10")
+    axis.set_xticks(table["rows"], [f"{rows:,}" for rows in table["rows"]])
+    axis.minorticks_off()
+    axis.legend(frameon=False, fontsize=8)
+    axis.set_title(TITLES["learning_curve"], fontsize=10)
+    figure.savefig(FOLDER / "learning_curve.png", dpi=150)
+    table.index = pd.Index([f"{rows:,}" for rows in table["rows"]], name="training records")
+    return table.drop(columns=["rows", "auc"])
+
+
+# ---- Main ----
+
+def main():
+    if sys.argv[1:2] == ["--run"]:
+        make_run(sys.argv[2])
+        return
+    groups = all_groups()
+    for group in sys.argv[1:] or ["mitbih", "ptbxl"]:
+        preprocess_mitbih.check_choice("group", group, groups)
+        arrays = list(Path(".").glob("*.npy"))
+        runs.make_runs(__file__, FOLDER, groups[group], dict.fromkeys(groups[group], arrays))
+        finished = runs.finished_runs(FOLDER, groups[group])
+        if group == "learning_curve":
+            table = learning_curve(finished)
+        else:
+            table = table_of(columns_of(group, finished), FIGURES[group])
+        runs.write_report(FOLDER / f"{group}.md", {TITLES[group]: runs.markdown(table)},
+                          finished.values())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The nets of model_training.py and their predictions."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import model_training as stage
+
+COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in stage.MODELS]
+
+
+def make_net(dataset, model, samples=250, features=3):
+    """A net of two leads and five outputs, with the arguments of a dataset and model."""
+    torch.manual_seed(0)
+    return stage.MODELS[model](
+        channels=2, samples=samples, features=features, outputs=5,
+        flatten_width=stage.RECIPES[dataset]["flatten_width"],
+        **stage.ARCHITECTURES[dataset][model])
+
+
+@pytest.mark.parametrize("dataset, model", COMBINATIONS)
+def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, model):
+    net = make_net(dataset, model)
+    signals = torch.randn(4, 2, 250, requires_grad=True)
+    features = torch.randn(4, 3, requires_grad=True)
+    logits = net(signals, features)
+    assert logits.shape == (4, 5)
+    logits.square().sum().backward()
+    assert signals.grad.abs().sum() > 0 and features.grad.abs().sum() > 0
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+@pytest.mark.parametrize("model", ["cnn", "lstm"])
+@pytest.mark.parametrize("dataset, samples", [("mitbih", 180), ("mitbih", 193), ("ptbxl", 250)])
+def test_the_steps_of_a_beat_have_their_places_and_those_of_a_crop_have_not(
+        dataset, model, samples):
+    net = make_net(dataset, model, samples).eval()
+    maps = net.maps(torch.randn(4, 2, samples))
+    assert maps.shape[2] > 1
+    features = torch.zeros(4, 3)
+    logits = net.classify(maps, features)
+    reversed_logits = net.classify(maps.flip(2), features)
+    assert torch.allclose(logits, reversed_logits, atol=1e-5) == (dataset == "ptbxl")
+
+
+def test_the_mlp_shares_its_layers_between_overlapping_windows():
+    net = make_net("ptbxl", "mlp").eval()
+    assert (net.window, net.step) == (100, 25)
+    signals = torch.randn(5, 2, 250)
+    with torch.no_grad():
+        windows = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1))
+                               for start in range(0, 151, 25)])
+        maps = net.maps(signals)
+    torch.testing.assert_close(maps, windows.permute(1, 2, 0))
+    torch.testing.assert_close(stage.mean_and_max(maps),
+                               torch.cat([windows.mean(dim=0), windows.amax(dim=0)], dim=1))
+
+
+def test_crops_overlap_by_half_and_cover_the_record():
+    assert stage.crop_starts(1000, 250) == [0, 125, 250, 375, 500, 625, 750]
+    assert stage.crop_starts(1001, 250) == [0, 125, 250, 375, 500, 625, 750, 751]
+    assert stage.crop_starts(250, 250) == [0]
+
+
+def test_predict_is_the_mean_over_half_overlapping_crops():
+    net = make_net("ptbxl", "cnn", features=2).train()   # predict switches dropout off
+    signals = torch.randn(7, 2, 1000)
+    features = torch.randn(7, 2)
+    rows = np.array([6, 1, 3])
+    logits = stage.predict(net, signals, features, rows, 250, batch=8)
+    with torch.no_grad():
+        crops = [net.eval()(signals[:, :, start:start + 250], features)
+                 for start in range(0, 751, 125)]
+    torch.testing.assert_close(logits, torch.stack(crops).mean(dim=0)[rows])
+
+
+def test_probabilities_are_those_of_the_classes_alone():
+    logits = torch.randn(6, 7)   # two outputs of statements
+    first = logits[:, :5].double().numpy()
+    multilabel = stage.probabilities(logits, SimpleNamespace(task="multilabel"), 5)
+    np.testing.assert_allclose(multilabel, 1 / (1 + np.exp(-first)))
+    multiclass = stage.probabilities(logits, SimpleNamespace(task="multiclass"), 5)
+    np.testing.assert_allclose(multiclass, np.exp(first) / np.exp(first).sum(1, keepdims=True))

@@ -1,0 +1,88 @@
+"""The split of model_training.py: published sides, and every patient on one of them only."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from harness import changed, train
+
+import model_training as stage
+
+DS1 = ["101", "106", "108", "109", "112", "114", "115", "116", "118", "119", "122", "124",
+       "201", "203", "205", "207", "208", "209", "215", "220", "223", "230"]
+DS2 = ["100", "103", "105", "111", "113", "117", "121", "123", "200", "202", "210",
+       "212", "213", "214", "219", "221", "222", "228", "231", "232", "233", "234"]
+VALIDATION = ["114", "124", "203", "220", "223"]
+
+
+def split(dataset, **constants):
+    """-> dataset, dict of side -> rows, dict of side -> sorted records or folds of these rows."""
+    with changed(stage, DATASET=dataset, **constants):
+        data = stage.load_dataset(dataset)
+        rows = stage.split_rows(data, stage.choose_recipe(data))
+    member = data.metadata["fold"] if dataset == "ptbxl" else data.record
+    return data, rows, {side: sorted(set(member[part].tolist())) for side, part in rows.items()}
+
+
+def test_mitbih_split_is_de_chazals_with_validation_patients_out_of_ds1(prepared):
+    data, rows, members = split("mitbih")
+    assert members["validation"] == VALIDATION and members["test"] == DS2
+    assert members["train"] == [record for record in DS1 if record not in VALIDATION]
+    used = np.concatenate(list(rows.values()))
+    assert sorted(used) == np.flatnonzero(np.isin(data.record, DS1 + DS2)).tolist()
+
+
+def test_ptbxl_split_is_by_fold(prepared):
+    _, _, members = split("ptbxl")
+    assert members == {"train": [1, 2, 3, 4, 5, 6, 7, 8], "validation": [9], "test": [10]}
+
+
+def test_split_all_trains_on_everything_but_the_validation_rows(prepared):
+    _, _, members = split("mitbih", SPLIT="all")
+    paced = ["102", "104", "107", "217"]
+    assert members["validation"] == VALIDATION and members["test"] == []
+    assert members["train"] == sorted({*DS1, *DS2, *paced} - {*VALIDATION})
+    _, _, members = split("ptbxl", SPLIT="all")
+    assert members == {"train": [1, 2, 3, 4, 5, 6, 7, 8, 10], "validation": [9], "test": []}
+
+
+@pytest.mark.parametrize("dataset, one, other", [
+    ("ptbxl", "train", "validation"), ("ptbxl", "train", "test"), ("ptbxl", "validation", "test"),
+    ("mitbih", "train", "validation"), ("mitbih", "train", "test")])
+def test_a_patient_on_two_sides_stops_the_run(prepared, monkeypatch, dataset, one, other):
+    data, rows, _ = split(dataset)
+    patient = data.patient[rows[one][0]]
+    data.patient[rows[other][0]] = patient
+    monkeypatch.setattr(stage, "load_dataset", lambda name: data)
+    with pytest.raises(SystemExit, match=f"patients {patient} are on two sides of the split"):
+        train(dataset)
+    assert not list(prepared.glob("*.pth"))
+
+
+def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared):
+    data, rows, _ = split("mitbih")
+    sentence = stage.check_patients(data, rows, "inter_patient")
+    assert "201 (DS1) and 202 (DS2) are one patient" in sentence
+    data, rows, members = split("mitbih", EXCLUDED_RECORDS=[202])
+    assert members["test"] == [record for record in DS2 if record != "202"]
+    assert stage.check_patients(data, rows, "inter_patient") == "no patient is on two sides"
+
+
+def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(
+        prepared, quick_pictures, capsys):
+    data, rows, _ = split("mitbih", SPLIT="random", SEED=3)
+    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(data.labels)))
+    assert len(rows["train"]) == int(0.8 * len(data.labels))
+    sides = Counter(patient for part in rows.values() for patient in set(data.patient[part]))
+    leaking = sum(count > 1 for count in sides.values())
+    checkpoint = train(SPLIT="random", SEED=3)
+    assert f"LEAKY SPLIT: {leaking} patients are on several sides" in capsys.readouterr().out
+    assert checkpoint["recipe"]["split"] == "random"
+
+
+def test_labels_of_the_task_choose_the_rows(prepared):
+    for task, expected in (("multiclass", lambda n: n == 1), ("multilabel", lambda n: n >= 1)):
+        data, rows, _ = split("ptbxl", TASK=task)
+        count = data.metadata["superclasses"].sum(axis=1)
+        used = np.concatenate(list(rows.values()))
+        assert sorted(used) == np.flatnonzero(expected(count)).tolist()
