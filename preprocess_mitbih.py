@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from fractions import Fraction
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -124,8 +124,10 @@ def read_record(name):
     absent = [lead for lead in LEADS if lead not in record.sig_name]
     if absent and (LEAD_ABSENT == "skip" or len(record.sig_name) < len(LEADS)):
         raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
-    leads = record.sig_name[:len(LEADS)] if absent else LEADS
-    columns = [record.sig_name.index(lead) for lead in leads]
+    columns = list(range(len(LEADS)))
+    if not absent:
+        columns = [record.sig_name.index(lead) for lead in LEADS]
+    leads = [record.sig_name[column] for column in columns]
     signals = signals[:, columns].T
     invalid = np.isnan(signals).sum()
     if invalid:
@@ -298,7 +300,7 @@ def count_left_out(left_out, record, complete, label):
     left_out["beats too near to the ends of the record to fill a segment"] += np.sum(~complete)
     left_out[f"beats outside the class map {CLASS_MAP!r}"] += np.sum(complete & (label < 0))
     left_out["annotations that mark no beat"] += record.not_beats
-    if record.leads != LEADS:
+    if record.leads != list(LEADS):
         left_out[f"record {record.name}: {' '.join(record.leads)} stands in for the leads"] += 1
     if record.rate != SAMPLING_RATE:
         left_out[f"records resampled from {record.rate:g} to {SAMPLING_RATE} Hz"] += 1
@@ -390,7 +392,7 @@ def usable_records(names, read, bad_records, left_out):
             count += 1
             yield row, record
     if not count:
-        raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(left_out)[:200]}")
+        raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(left_out)[:300]}")
 
 
 def print_notes(left_out, simulated):
@@ -551,7 +553,8 @@ def parse_sums(wanted, content):
         return {}
     sums = {line[2]: line[1].lower() for line in lines if wanted(line[2])}
     for name in sums:
-        if Path(name).is_absolute() or ".." in Path(name).parts:
+        path = PureWindowsPath(name)   # knows both slashes, on any system
+        if path.anchor or ".." in path.parts:
             raise ValueError(f"SHA256SUMS.txt names {name}, which is outside the folder")
     return sums
 
@@ -571,7 +574,7 @@ def fetch_file(session, url, path, is_right):
             with new_files(path) as (temporary,):
                 temporary.write_bytes(answer.content)
             return
-    raise ValueError(f"{url} came five times, but never as published")
+    raise ValueError(f"{url} did not come whole and right in five tries")
 
 
 if __name__ == "__main__":

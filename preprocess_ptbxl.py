@@ -123,8 +123,9 @@ def read_table(name, columns, index):
     except FileNotFoundError:
         raise SystemExit(f"{path} is not in {Path.cwd()}. Put PTB-XL there, set DOWNLOAD = True, "
                          "or see the scripts run on simulated data: python tests/demo.py") from None
-    except (ValueError, OSError) as error:   # pandas' parser errors are ValueErrors
-        raise SystemExit(f"{path} cannot be read as a CSV file ({error})") from error
+    except Exception as error:   # pandas raises errors of many kinds on damaged files
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"{path} cannot be read as a CSV file ({reason})") from error
     absent = sorted(set(columns) - set(table.columns))
     if absent or table.empty:
         raise SystemExit(f"{path} has {len(table)} rows and lacks the columns {absent}: "
@@ -177,10 +178,14 @@ def read_metadata():
     scp = read_table("scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
     for column in ("patient_id", "age", "sex", "strat_fold"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    folds_known = table["strat_fold"].isin(range(1, 11)).all()
-    if table.index.has_duplicates or not folds_known or table["patient_id"].isna().any():
-        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, and a patient_id and "
-                         "a strat_fold from 1 to 10 in every row")
+    valid = (
+        table.index.is_unique and table.index.inferred_type == "integer"
+        and table["strat_fold"].isin(range(1, 11)).all()
+        and np.isfinite(table["patient_id"]).all()
+        and table[["filename_lr", "filename_hr"]].notna().all(axis=None))
+    if not valid:
+        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, as a whole number, and in "
+                         "every row a patient_id, file names and a strat_fold from 1 to 10")
     codes = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
     unknown = Counter(code for record in codes for code in record if code not in scp.index)
     statements = statement_matrix(codes, scp.index)

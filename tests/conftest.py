@@ -1,5 +1,9 @@
 """Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
+import os
+
+os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait more than they work
+
 import harness  # puts the scripts on the module path
 import pytest
 import simulate

@@ -62,7 +62,7 @@ def train(dataset="mitbih", model="mlp", settings=None, **constants):
     """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint."""
     recipe = {dataset: {"epochs": 1} | (settings or {})}
     run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe, TRANSFER=recipe,
-              **constants)
+              **{"DEVICE": "cpu"} | constants)
     return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")
 
 

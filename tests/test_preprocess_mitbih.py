@@ -144,6 +144,14 @@ def test_several_leads_are_kept_together(database):
     np.testing.assert_array_equal(data.records[7200:], voltage)
 
 
+def test_leads_without_a_name_stand_in_by_their_place(database, work):
+    for name in (b" V5", b" V2"):
+        replace(work / MITBIH / "102.hea", name, b"")
+    data = run(LEADS=["MLII", "V1"], RECORDS=["102"])
+    physical, _ = wfdb.rdsamp(f"{MITBIH}/102")
+    np.testing.assert_array_equal(data.records, physical.astype(np.float32))
+
+
 @pytest.mark.parametrize("rate", [128, 257])
 def test_another_database_is_resampled_with_its_annotations(work, capsys, rate):
     truth = simulate.write_mitbih(work / MITBIH, records=["101"], seconds=20)["101"]
@@ -248,7 +256,8 @@ DAMAGES = {   # regular expression for the message -> what is done to the folder
     "record 118: .*missing.*118.hea": lambda folder: (folder / "118.hea").unlink(),
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
     "118.*do not fit together": lambda folder: cut(folder / "118.dat", 5000),
-    "118.*damaged.*record line": lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
+    "118.*damaged.*record line":
+        lambda folder: (folder / "118.hea").write_bytes(b"\x00\xff nonsense"),
     "118.*fs = 20, but all records of this database have 360":
         lambda folder: replace(folder / "118.hea", b" 360 ", b" 20 "),
     "118.*adc_gain = 200.0 300.0, but all":

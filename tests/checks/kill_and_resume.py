@@ -1,75 +1,87 @@
-"""Kills training at random moments, goes on with RESUME = True until it is done, and compares the weights with those of a run
-that was never stopped: equal, bit for bit.
+"""Kills training at random moments until it was killed ten times, and resumes it each time.
 
-    python tests/kill_and_resume.py
+    python tests/checks/kill_and_resume.py
 
-Both datasets, simulated, the cnn, in a temporary folder; takes four minutes.
+Every run that ends must have the weights and the history of a run that was never stopped, bit for
+bit. Both datasets, simulated, in a temporary folder; takes four minutes.
 """
 
 import random
 import subprocess
+import sys
 import tempfile
 import time
 from pathlib import Path
 
 import torch
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import simulate
 from harness import command
 
-CONSTANTS = {"MODEL": "cnn", "EPOCHS": {"mitbih": 8, "ptbxl": 8}}
 KILLS = 10
+EPOCHS = 8
 
 
-def equal(one, two):
-    """Whether two checkpoints have the same weights and history, bit for bit."""
-    return (one["history"] == two["history"]
-            and all(torch.equal(one["weights"][name], two["weights"][name]) for name in one["weights"]))
+def train(folder, dataset, kill_after=None, **constants):
+    """Trains, killed after so many epochs and a random pause -> its output, whether it ended."""
+    run = command("model_training", DATASET=dataset, RECIPES={dataset: {"epochs": EPOCHS}},
+                  DEVICE="cpu", **constants)
+    process = subprocess.Popen(run, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                               text=True)
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if line.startswith(f"epoch {kill_after:>2}" if kill_after else "never"):
+            time.sleep(1.5 * random.random() * float(line.split()[-2]))   # s: up to 1.5 epochs
+            process.kill()
+    output = "".join(lines)
+    if process.wait() > 0:
+        raise SystemExit(f"it failed: {output[-2000:]}")
+    return output, process.returncode == 0
 
 
-def train_with_kills(folder, path, whole, chance, constants):
-    """Starts the training again and again until ten were killed and one ended -> how often it went on, and ended.
-
-    Every run that ends must have the weights of the whole one.
-    """
-    killed, resumed, ended = 0, 0, 0
+def check(folder, dataset):
+    """Compares a whole run with killed and resumed ones -> sentence. Stops if they differ."""
+    path = Path(folder, f"{dataset}_cnn_model.pth")
+    train(folder, dataset)
+    whole = torch.load(path, weights_only=True)
+    killed = resumed = ended = epochs = 0
     while killed < KILLS or not ended:
-        process = subprocess.Popen(command("model_training", **constants, RESUME=True), cwd=folder, stdout=subprocess.PIPE,
-                                   stderr=subprocess.STDOUT, text=True)
-        lines, epochs = [], chance.randint(1, 3)
-        for line in process.stdout:
-            lines.append(line)
-            epochs -= line[:5].strip().isdigit()
-            if epochs == 0 and killed < KILLS:
-                time.sleep(1.5 * chance.random() * float(line.split()[4]))   # up to one and a half epochs
-                process.kill()
-                break
-        if process.wait() > 0:
-            raise SystemExit(f"it failed: {''.join(lines)[-2000:]}")
-        goes_on = [line.strip() for line in lines if "goes on" in line]
-        resumed += len(goes_on)
-        killed, ended = killed + (process.returncode < 0), ended + (process.returncode == 0)
-        print(f"  {goes_on[0] if goes_on else 'from the start'}, {'killed' if process.returncode else 'done'}", flush=True)
-        if process.returncode == 0 and not equal(whole, torch.load(path, weights_only=True)):
-            raise SystemExit("the weights or the history DIFFER")
+        kill_after = epochs + random.randint(1, 3) if killed < KILLS else None
+        output, done = train(folder, dataset, kill_after, RESUME=True)
+        going_on = output.partition("goes on after epoch ")[2].split()
+        resumed += bool(going_on)
+        ended += done
+        killed += not done
+        epochs = 0 if done else output.count("\nepoch") + int(going_on[0] if going_on else 0)
+        print(f"  {dataset}: {'ended' if done else 'killed'} after epoch {epochs or EPOCHS}",
+              flush=True)
+        if done:
+            compare(whole, torch.load(path, weights_only=True))
     if not resumed:
         raise SystemExit("no run went on after a kill: nothing was tested")
-    return resumed, ended
+    return f"{dataset}: {killed} kills, {resumed} runs resumed, {ended} ended: equal, bit for bit"
+
+
+def compare(whole, resumed):
+    """Two checkpoints: stops if their weights or histories differ."""
+    weights = whole["weights"]
+    if whole["history"] != resumed["history"] or not all(
+            torch.equal(weights[name], value) for name, value in resumed["weights"].items()):
+        raise SystemExit("the weights or the history DIFFER")
 
 
 def main():
+    random.seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        simulate.write_mitbih(Path(folder, "mit-bih-arrhythmia-database-1.0.0"), seconds=120)
-        simulate.write_ptbxl(Path(folder, "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"), records=300)
-        for script in ("preprocess_mitbih", "preprocess_ptbxl"):
-            subprocess.run(command(script, DOWNLOAD=False), cwd=folder, check=True, capture_output=True)
+        simulate.write_mitbih(Path(folder, "mitdb"), seconds=120)
+        simulate.write_ptbxl(Path(folder, "ptbxl"), records=300)
+        for script, source in (("preprocess_mitbih", "mitdb"), ("preprocess_ptbxl", "ptbxl")):
+            subprocess.run(command(script, DATA_DIR=source, DOWNLOAD=False), cwd=folder,
+                           check=True, capture_output=True)
         for dataset in ("mitbih", "ptbxl"):
-            constants, path = {**CONSTANTS, "DATASET": dataset}, Path(folder, f"{dataset}_cnn_model.pth")
-            subprocess.run(command("model_training", **constants), cwd=folder, check=True, capture_output=True)
-            whole = torch.load(path, weights_only=True)
-            resumed, ended = train_with_kills(folder, path, whole, random.Random(dataset), constants)
-            print(f"{dataset}: killed {KILLS} times, gone on {resumed} times, ended {ended} times: weights and history equal, "
-                  "bit for bit")
+            print(check(folder, dataset), flush=True)
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ SERVED = {   # stage -> folder on the server, beginnings of the names that it fe
 def download(stage, work, server, size):
     """Runs a stage until it ends, killed at ten random moments of `size` bytes -> runs it took."""
     chance = random.Random(1)
-    constants = {"DATA_DIR": "data", "BASE_URL": server.url, "CONNECTIONS": 3}
+    constants = {"DATA_DIR": "data", "BASE_URL": server.url}
     killed = 0
     for attempt in range(1, KILLS + 40):
         process = subprocess.Popen(command(stage, **constants), cwd=work, text=True,
@@ -38,6 +38,8 @@ def download(stage, work, server, size):
             server.kill_after = server.sent + chance.randrange(1, size // KILLS)
             server.victim = process
         _, message = process.communicate()
+        if "Traceback" in message:
+            raise SystemExit(f"{stage} failed: {message}")
         if process.returncode == 0:
             if killed < KILLS:
                 raise SystemExit(f"{stage} ended after {killed} kills")

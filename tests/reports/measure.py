@@ -185,7 +185,7 @@ def table_of(columns, rows):
     """Dict of title -> runs of several seeds, dict of row -> place of a figure -> table."""
     table = {}
     for title, members in columns.items():
-        column = {"seeds": len(members)}
+        column = {"seeds": len(members) if "settings" in members[0] else ""}   # "": an ensemble
         column |= {row: cell(members, place) for row, place in rows.items()}
         for row, (key, form) in COSTS.items():
             known = [run[key] for run in members if key in run]
@@ -252,7 +252,8 @@ def learning_curve(finished):
     axis.set_xticks(table["rows"], [f"{rows:,}" for rows in table["rows"]])
     axis.minorticks_off()
     axis.legend(frameon=False, fontsize=8)
-    axis.set_title(TITLES["learning_curve"], fontsize=10)
+    title = [TITLES["learning_curve"], *runs.warnings_in(finished.values())]
+    axis.set_title("\n".join(title), fontsize=10)
     figure.savefig(FOLDER / "learning_curve.png", dpi=150)
     table.index = pd.Index([f"{rows:,}" for rows in table["rows"]], name="training records")
     return table.drop(columns=["rows", "auc"])

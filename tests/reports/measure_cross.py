@@ -1,202 +1,326 @@
-"""Trains the models of the README's cross-dataset part, tests them on the other database, and writes its tables.
+"""Trains the models of the README's cross-dataset part, tests them on the other database, and
+writes its tables.
 
-Run it in a folder with both databases and the ptbxl_*.npy files (three quarters of an hour on two cores):
+Run it in a folder with MIT-BIH's folder of WFDB files and the ptbxl_*.npy files (an hour on two
+cores):
 
-    python /path/to/checkout/tests/measure_cross.py
+    python tests/reports/measure_cross.py
 
-Every run has a folder of its own, results/cross/{run}/. What is there is not made again: stop the script whenever you like,
-and start it again to go on; delete a folder to measure it anew. The tables come to results/cross/tables.md, the picture to
-results/cross/both_directions.png.
+A run has a folder of its own, results/cross/{run}/, with all that the scripts write and a run.json
+of its costs. A run with a run.json is not made again: stop the script at any time and start it
+again to go on. Runs of other code are refused. Writes results/cross/tables.md and
+both_directions.png.
+
+The ablations replace one step by which the strips of the target are matched to the model. The
+strips of the source are matched as always: in-domain figures and thresholds do not change.
 """
 
-import json
-import os
-import subprocess
+import copy
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import harness
 import numpy as np
+import pandas as pd
+import runs
+import torch
 from matplotlib.figure import Figure
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))
-
-import cross_dataset_validation as cross  # noqa: E402
-import model_training  # noqa: E402
-import preprocess_mitbih  # noqa: E402
+import cross_dataset_validation as cross
+import preprocess_mitbih
 
 MODELS = ["cnn", "lstm", "mlp"]
-# The constants of the README's "models for another database".
+FOLDER = Path("results/cross")
 PREPROCESS = {"LEADS": ["MLII", "V1"], "LEAD_ABSENT": "skip", "CLASS_MAP": "clinical"}
-MITBIH = {"DATASET": "mitbih", "CONTEXT_SECONDS": 10, "SHIFT_SECONDS": 0.04, "LOW_PASS": 40, "EPOCHS": {"mitbih": 3},
-          "VALIDATION_RECORDS": ["203", "220", "223"], "TEMPLATE_DISTANCE": {"cnn": False}}
-PTBXL = {"DATASET": "ptbxl", "LEADS": ["II", "V1"], "LOW_PASS": 40, "STATEMENT_WEIGHT": 20.0, "CROP_SECONDS": {"ptbxl": 5.0},
-         "EPOCHS": {"ptbxl": 10}}
-RUNS = {**{f"mitbih_all_{model}": MITBIH | {"MODEL": model, "SPLIT": "all"} for model in MODELS},
-        **{f"mitbih_ds1_{model}": MITBIH | {"MODEL": model} for model in MODELS},
-        **{f"ptbxl_{model}": PTBXL | {"MODEL": model} for model in MODELS}}
-SWITCHES = ["RESAMPLE", "BAND_LIMIT", "MATCH_LEADS", "MILLIVOLTS", "ALIGN_BEATS", "RHYTHM", "AGGREGATE"]
-VARIANTS = {"whole target": {"WHOLE_TARGET": True}, **{name: {name: False} for name in SWITCHES},
-            "adabn": {"ADAPTATION": "adabn"}, "coral": {"ADAPTATION": "coral"}, "5 patients": {"FINE_TUNE_PATIENTS": 5},
-            "15 patients": {"FINE_TUNE_PATIENTS": 15}, "150 patients": {"FINE_TUNE_PATIENTS": 150}}
-FIGURES = ["auc", "ventricular", "supraventricular", "LBBB", "RBBB", "paced"]
+TRAINING = {   # constants of model_training, by the first part of a run's name
+    "mitbih_all": {"DATASET": "mitbih", "RECIPE": "transfer", "SPLIT": "all"},
+    "mitbih_ds1": {"DATASET": "mitbih", "RECIPE": "transfer"},
+    "ptbxl": {"DATASET": "ptbxl", "RECIPE": "transfer", "LEADS": ["II", "V1"]},
+}
+SOURCES = {"mitbih_all": "MIT-BIH, all records", "mitbih_ds1": "MIT-BIH, DS1", "ptbxl": "PTB-XL"}
+OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
+USES = {   # of the target: constants of cross_dataset_validation
+    "as it is": {},
+    "whole target": {"WHOLE_TARGET": True},
+    "5 patients": {"FINE_TUNE_PATIENTS": 5},
+    "15 patients": {"FINE_TUNE_PATIENTS": 15},
+    "150 patients": {"FINE_TUNE_PATIENTS": 150},
+}
+NOT_OF_PTBXL = [   # tests that do not apply to a model of PTB-XL tested on MIT-BIH
+    "150 patients", "the first leads", "a beat every 0.8 s", "mean RR features"]
+ADC_UNITS = {"ptbxl": 1000, "mitbih": 200}   # in a mV
+CONDITIONS = list(cross.CONDITIONS)
+FIGURES = ["AUC, abnormal", "f1", "balanced accuracy", "sensitivity", "specificity",
+           "calibration error"]
+
+
+# ---- Ablations: each replaces one step of cross_dataset_validation.inputs_of ----
+
+def changed_recipe(checkpoint, **settings):
+    """Checkpoint -> a copy with other settings."""
+    changed = copy.copy(checkpoint)
+    changed.recipe = SimpleNamespace(**vars(checkpoint.recipe) | settings)
+    return changed
+
+
+def without_resampling(inputs_of, checkpoint, strips):
+    """The samples of the target are taken as if they were at the model's rate."""
+    with harness.changed(cross, resample=lambda signals, rate, target_rate: signals):
+        return inputs_of(checkpoint, strips)
+
+
+def without_low_pass(inputs_of, checkpoint, strips):
+    """The target keeps what lies above the cutoff of the training."""
+    return inputs_of(changed_recipe(checkpoint, low_pass=None), strips)
+
+
+def first_leads(inputs_of, checkpoint, strips):
+    """The first leads of the target stand for the model's, whatever their names."""
+    def match_leads(available, leads):
+        return np.arange(len(leads)) % len(available), "leads: the first ones"
+    with harness.changed(cross, match_leads=match_leads):
+        return inputs_of(checkpoint, strips)
+
+
+def in_adc_units(inputs_of, checkpoint, strips):
+    """The target is in its ADC units in place of mV."""
+    scaled = copy.copy(strips)
+    scaled.signals = strips.signals * np.float32(ADC_UNITS[OTHER[checkpoint.dataset]])
+    return inputs_of(checkpoint, scaled)
+
+
+def fixed_positions(inputs_of, checkpoint, strips):
+    """A beat model looks every 0.8 s in place of at the beats."""
+    moved = copy.copy(strips)
+    positions = np.arange(2 * strips.rate // 5, strips.signals.shape[2], 4 * strips.rate // 5)
+    moved.beats = [positions] * len(strips.beats)
+    return inputs_of(changed_recipe(checkpoint, align_beats=False), moved)
+
+
+def mean_rhythm(inputs_of, checkpoint, strips):
+    """A beat model gets the training's mean RR features."""
+    (signals, features), number, notes = inputs_of(checkpoint, strips)
+    mean = checkpoint.weights["normalise_features.mean"]
+    rhythm = 25   # columns of rhythm_features, the first ones
+    features[:, :rhythm] = mean[:rhythm]
+    return (signals, features), number, notes
+
+
+def one_decides(inputs_of, checkpoint, strips):
+    """The middle beat or crop of a strip decides alone."""
+    (signals, features), number, notes = inputs_of(checkpoint, strips)
+    _, first, count = np.unique(number, return_index=True, return_counts=True)
+    middle = first + count // 2
+    rows = torch.from_numpy(middle)
+    return (signals[rows], features[rows]), number[middle], notes
+
+
+ABLATIONS = {
+    "not resampled": without_resampling,
+    "no low-pass filter": without_low_pass,
+    "the first leads": first_leads,
+    "ADC units": in_adc_units,
+    "a beat every 0.8 s": fixed_positions,
+    "mean RR features": mean_rhythm,
+    "one beat or crop a strip": one_decides,
+}
+
+
+def ablated(name, target):
+    """Name of an ablation and of the target -> functions for cross_dataset_validation."""
+    all_strips = cross.strips_of
+    all_inputs = cross.inputs_of
+
+    def strips_of(data, members):
+        strips = all_strips(data, members)
+        strips.is_target = data.name == target
+        return strips
+
+    def inputs_of(checkpoint, strips):
+        if strips.is_target:
+            return ABLATIONS[name](all_inputs, checkpoint, strips)
+        return all_inputs(checkpoint, strips)
+    return {"strips_of": strips_of, "inputs_of": inputs_of}
 
 
 # ---- Runs ----
 
-def set_constants(module, constants):
-    """Gives a script other constants; a dict changes single entries of the script's own."""
-    for name, value in constants.items():
-        setattr(module, name, getattr(module, name) | value if isinstance(value, dict) else value)
+def training_runs():
+    """Dict of run -> settings: the stage and its constants."""
+    return {f"{source}_{model}": {"stage": "model_training", "constants": {
+                **constants, "MODEL": model}}
+            for source, constants in TRAINING.items() for model in MODELS}
 
 
-def step(name, what):
-    """One step in the current folder: what is "train" or "cross" or the name of a variant."""
-    source = RUNS[name]["DATASET"]
-    if what == "train":
-        set_constants(model_training, RUNS[name])
-        if source == "mitbih":
-            model_training.ARCHITECTURE["mitbih"][RUNS[name]["MODEL"]].pop("squeeze", None)
-        return model_training.main()
-    cross.PRETRAINED_DATASET, cross.TEST_DATASET = source, "ptbxl" if source == "mitbih" else "mitbih"
-    cross.MODEL = RUNS[name]["MODEL"]
-    set_constants(cross, VARIANTS.get(what, {}))
-    cross.main()
-    if what in VARIANTS:
-        os.replace(f"{cross.PRETRAINED_DATASET}_to_{cross.TEST_DATASET}_{cross.MODEL}_cross.json", f"{what}.json")
+def tests_of(trained):
+    """Name of a trained model -> names of its tests; the cnns have most."""
+    if trained == "mitbih_all_cnn":
+        return [*USES, *ABLATIONS]
+    if trained == "ptbxl_cnn":
+        return [test for test in [*USES, *ABLATIONS] if test not in NOT_OF_PTBXL]
+    return ["as it is"] if trained.startswith("mitbih_ds1") else ["as it is", "whole target"]
 
 
-def variants_of(name):
-    """Name of a run -> the variants that mean something for it: the cnns have most, MIT-BIH has 22 patients to learn from."""
-    if name == "mitbih_all_cnn":
-        return list(VARIANTS)
-    absent = ("MATCH_LEADS", "ALIGN_BEATS", "RHYTHM", "150 patients")   # its target has the two leads; it has no beats
-    if name == "ptbxl_cnn":
-        return [variant for variant in VARIANTS if variant not in absent]
-    return [] if name.startswith("mitbih_ds1") else ["whole target"]
+def run_name(trained, test):
+    """Names of a trained model and a test -> name of the run."""
+    return f"{trained}_{test}".replace(" ", "_")
+
+
+def test_runs():
+    """Dict of run -> settings: the stage, its constants, the trained model and the test."""
+    tests = {}
+    for trained, settings in training_runs().items():
+        source = settings["constants"]["DATASET"]
+        common = {"PRETRAINED_DATASET": source, "TEST_DATASET": OTHER[source],
+                  "MODEL": settings["constants"]["MODEL"]}
+        for test in tests_of(trained):
+            tests[run_name(trained, test)] = {
+                "stage": "cross_dataset_validation", "trained": trained, "test": test,
+                "constants": common | USES.get(test, {})}
+    return tests
+
+
+def all_runs():
+    """Dict of run -> settings."""
+    arrays = {"arrays": {"stage": "preprocess_mitbih", "constants": PREPROCESS}}
+    return arrays | training_runs() | test_runs()
+
+
+def make_run(name):
+    """Makes one run in the current folder, then writes its run.json."""
+    code = runs.code_version()
+    settings = all_runs()[name]
+    constants = dict(settings["constants"])
+    if settings.get("test") in ABLATIONS:
+        constants |= ablated(settings["test"], constants["TEST_DATASET"])
+    seconds, cpu_seconds = runs.cost_of(harness.run_stage, settings["stage"], **constants)
+    runs.save_run(code, settings, seconds=seconds, cpu_seconds=cpu_seconds,
+                  peak_gb=runs.peak_gb())
 
 
 def make_all():
-    """Makes every step that is not there yet, each in a process of its own."""
-    arrays = Path("results/cross/arrays")
-    if not (arrays / "mitbih_header.npy").exists():
-        arrays.mkdir(parents=True, exist_ok=True)
-        here, folder = os.getcwd(), Path(preprocess_mitbih.DATA_DIR).resolve()
-        set_constants(preprocess_mitbih, PREPROCESS | {"DATA_DIR": str(folder)})
-        os.chdir(arrays)
-        preprocess_mitbih.main()
-        os.chdir(here)
-    cross.beats_of_records(model_training.load_dataset("ptbxl"))   # once for all runs
-    for name, constants in RUNS.items():
-        folder = Path("results/cross") / name
-        folder.mkdir(parents=True, exist_ok=True)
-        source, target = constants["DATASET"], "ptbxl" if constants["DATASET"] == "mitbih" else "mitbih"
-        for array in [*Path(".").glob("ptbxl_*.npy"), *arrays.glob("*.npy")]:
-            if not (folder / array.name).exists():
-                (folder / array.name).symlink_to(array.resolve())
-        stem = f"{source}_to_{target}_{constants['MODEL']}_cross"
-        steps = {"train": f"{source}_{constants['MODEL']}_model.pth", **{v: f"{v}.json" for v in variants_of(name)},
-                 "cross": f"{stem}.json"}
-        for what, output in steps.items():
-            if (folder / output).exists():
-                continue
-            print(f"{name}: {what}", flush=True)
-            with open(folder / f"{what}.log", "w") as log:
-                code = subprocess.run([sys.executable, Path(__file__).resolve(), "--step", name, what], cwd=folder, stdout=log,
-                                      stderr=subprocess.STDOUT).returncode
-            if code:
-                raise SystemExit(f"{name}, {what} failed: see {folder / f'{what}.log'}")
+    """Makes every run that is not there yet: MIT-BIH's arrays, trained models, tests."""
+    settings = all_runs()
+    databases = [path for path in [Path(preprocess_mitbih.DATA_DIR)] if path.exists()]
+    runs.make_runs(__file__, FOLDER, {"arrays": settings["arrays"]}, {"arrays": databases})
+    arrays = [*Path(".").glob("ptbxl_*.npy"), *(FOLDER / "arrays").glob("*.npy")]
+    trained = training_runs()
+    runs.make_runs(__file__, FOLDER, trained, dict.fromkeys(trained, arrays))
+    tests = test_runs()
+    links = {name: [*arrays, *(FOLDER / test["trained"]).glob("*_model.pth")]
+             for name, test in tests.items()}
+    runs.make_runs(__file__, FOLDER, tests, links)
 
 
 # ---- Tables ----
 
-def report(name, variant=None):
-    """Name of a run, variant -> its JSON report."""
-    folder = Path("results/cross") / name
-    return json.loads((folder / f"{variant}.json" if variant else next(folder.glob("*_cross.json"))).read_text())
+def normal_table(finished):
+    """Finished tests -> table: normal or abnormal, at home and away."""
+    sides = {"in-domain": "its own test set", "cross-domain": "the other database",
+             "drop": "drop"}
+    rows = []
+    for source in ("mitbih_ds1", "ptbxl"):
+        for model in MODELS:
+            tables = finished[run_name(f"{source}_{model}", "as it is")]["tables"]
+            for side, text in sides.items():
+                row = {"trained on": SOURCES[source], "model": model, "tested on": text}
+                row |= {name: runs.interval_text(tables[side].get(name)) for name in FIGURES}
+                rows.append(row)
+    return pd.DataFrame(rows).set_index("trained on")
 
 
-def cell(row, digits=3):
-    """A figure with its interval -> text."""
-    if not row:
-        return ""
-    text = f"{row['value']:.{digits}f}" + (
-        f" [{row['interval'][0]:.{digits}f} {row['interval'][1]:.{digits}f}]" if row["interval"] else "")
-    return text.replace("0.", ".")
+def condition_table(finished):
+    """Finished tests -> table: AUC of the same condition in both databases, cross-domain."""
+    rows = []
+    for test, tested in (("as it is", "test side"), ("whole target", "all rows")):
+        for source, title in SOURCES.items():
+            names = {model: run_name(f"{source}_{model}", test) for model in MODELS}
+            for model, name in names.items():
+                if name in finished:
+                    tables = finished[name]["tables"]
+                    rows.append({"trained on": title, "model": model, "tested on": tested,
+                                 **auc_texts(tables["cross-domain"])})
+            if names[MODELS[0]] in finished:
+                rows.append({"trained on": "strips with it", "model": "", "tested on": tested,
+                             **count_texts(tables["rows"])})
+    return pd.DataFrame(rows).fillna("").set_index("trained on")
 
 
-def normal_table():
-    """The question normal or abnormal, with in-domain figures."""
-    names = ["auc", "f1", "balanced_accuracy", "sensitivity", "specificity", "calibration_error"]
-    lines = ["| trained on | model | on | " + " | ".join(name.replace("_", " ") for name in names) + " |",
-             "|" + "---|" * (3 + len(names))]
-    for name in [*(f"mitbih_ds1_{model}" for model in MODELS), *(f"ptbxl_{model}" for model in MODELS)]:
-        for side, text in (("in_domain", "its own test set"), ("cross_domain", "the other database"), ("drop", "drop")):
-            lines.append(f"| {name.split('_')[0]} | {name.split('_')[-1]} | {text} | "
-                         + " | ".join(cell(report(name)[side].get(x)) for x in names) + " |")
-    return lines
+def auc_texts(figures):
+    """Table of a side -> dict of question -> AUC with its interval."""
+    return {name: runs.interval_text(figures.get(f"AUC, {name}"))
+            for name in ["abnormal", *CONDITIONS]}
 
 
-def condition_table():
-    """The same condition in both databases, cross-domain."""
-    names = [*FIGURES, "incomplete LBBB", "incomplete RBBB"]
-    lines = ["| trained on | model | normal or abnormal | " + " | ".join(names[1:]) + " |", "|" + "---|" * (2 + len(names))]
-    for variant in (None, "whole target"):
-        for source in ("mitbih_all", "ptbxl"):
-            for model in MODELS:
-                row = report(f"{source}_{model}", variant)["cross_domain"]
-                lines.append(f"| {source.split('_')[0]} | {model}{', ' + variant if variant else ''} | " + " | ".join(
-                    cell(row.get(x)) for x in names) + " |")
-            lines.append(f"| strips with it | | {row['abnormal']} of {row['normal_or_abnormal']} | " + " | ".join(
-                str(row["condition_rows"].get(x, "")) for x in names[1:]) + " |")
-    return lines
+def count_texts(rows):
+    """Table of rows -> dict of question -> how many strips have the condition, of how many."""
+    return {name: f"{row['cross-domain, positive']:,.0f} of {row['cross-domain, rows']:,.0f}"
+            for name, row in rows.items() if row["cross-domain, rows"]}
 
 
-def variant_table(name):
-    """One adjustment switched off, or one adaptation used, at a time."""
-    lines = ["| change | normal or abnormal | " + " | ".join(FIGURES[1:]) + " |", "|" + "---|" * (1 + len(FIGURES))]
-    for variant in (None, *variants_of(name)):
-        text = "none" if variant is None else f"{variant} = False" if variant in SWITCHES else variant
-        row = report(name, variant)["cross_domain"]
-        values = [row.get(x) if x == "auc" or "patients" not in str(variant) else None for x in FIGURES]
-        lines.append(f"| {text} | " + " | ".join(f"{v['value']:.3f}".lstrip("0") if v else "" for v in values) + " |")
-    return lines
+def test_table(trained, finished):
+    """Name of a trained model, finished tests -> table: AUC after one change at a time."""
+    rows = []
+    for test in tests_of(trained):
+        if test == "whole target":   # other rows
+            continue
+        figures = finished[run_name(trained, test)]["tables"]["cross-domain"]
+        row = {"change": test}
+        for name in ["abnormal", *CONDITIONS[:5]]:
+            figure = figures.get(f"AUC, {name}")
+            unchanged = test.endswith("patients") and name != "abnormal"
+            row[name] = "" if unchanged or not figure else runs.text_of(figure["value"])
+        rows.append(row)
+    return pd.DataFrame(rows).set_index("change")
 
 
-def plot_both(path):
-    """PNG: AUC of every question that both test sides have, in both directions, in-domain and cross-domain, with intervals."""
+def plot_both(finished, path):
+    """Finished tests -> PNG: AUC of each question, both directions, in-domain and cross-domain."""
     figure = Figure(figsize=(10, 4.4), layout="constrained")
-    titles = {"mitbih_ds1": "trained on MIT-BIH (DS1), tested on PTB-XL", "ptbxl": "trained on PTB-XL, tested on MIT-BIH"}
-    for axis, (source, title) in zip(figure.subplots(1, 2, sharey=True), titles.items()):
+    questions = ["abnormal", *CONDITIONS[:4]]
+    for axis, source in zip(figure.subplots(1, 2, sharey=True), ("mitbih_ds1", "ptbxl")):
         for number, (model, mark) in enumerate(zip(MODELS, "os^")):
-            for side, fill, color in (("in_domain", "white", "0.55"), ("cross_domain", "black", "black")):
-                part = report(f"{source}_{model}")[side]
-                for place, figure_name in enumerate(reversed(FIGURES[:5])):
-                    shift = .08 if side == "in_domain" else 0
-                    row, height = part.get(figure_name) if part else None, place + .25 - .25 * number + shift
-                    if row:
-                        axis.plot(row["interval"] or [np.nan] * 2, [height] * 2, color=color, linewidth=1)
-                        axis.plot(row["value"], height, mark, color=color, markerfacecolor=fill, markersize=5,
-                                  label=f"{model}, {side.replace('_', '-')}" if place == 0 else None)
-        axis.axvline(.5, color="0.6", linestyle=":")
-        axis.set(xlim=(.2, 1.01), xlabel="AUC (95% interval over patients)", title=title)
-        axis.set_yticks(range(5), ["normal or abnormal" if name == "auc" else name for name in reversed(FIGURES[:5])])
-        axis.title.set_fontsize(10)
-    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, ncol=6, loc="outside lower center")
+            tables = finished[run_name(f"{source}_{model}", "as it is")]["tables"]
+            for side, fill, color in (("in-domain", "white", "0.55"),
+                                      ("cross-domain", "black", "black")):
+                auc = pd.DataFrame({name: tables[side].get(f"AUC, {name}") or {}
+                                    for name in questions}).reindex(["value", "low", "high"])
+                height = np.arange(len(questions)) + 0.25 * number - 0.25
+                height += 0.08 * (side == "cross-domain")
+                axis.hlines(height, auc.loc["low"], auc.loc["high"], color=color, linewidth=1)
+                axis.plot(auc.loc["value"], height, mark, color=color, markerfacecolor=fill,
+                          markersize=5, label=f"{model}, {side}")
+        axis.axvline(0.5, color="0.6", linestyle=":")
+        axis.set(xlim=(0.2, 1.01), xlabel="AUC (95% interval over patients)")
+        axis.set_yticks(range(len(questions)), ["normal or abnormal", *questions[1:]])
+        axis.set_title(f"trained on {SOURCES[source]}, tested on the other database", fontsize=10)
+    axis.invert_yaxis()
+    figure.suptitle("\n".join(runs.warnings_in(finished.values())), fontsize=10)
+    figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, ncol=6,
+                  loc="outside lower center")
     figure.savefig(path, dpi=150)
 
 
+# ---- Main ----
+
 def main():
-    if sys.argv[1:2] == ["--step"]:
-        return step(*sys.argv[2:])
+    if sys.argv[1:2] == ["--run"]:
+        make_run(sys.argv[2])
+        return
     make_all()
-    sections = {"Normal or abnormal": normal_table(), "The same condition in both databases": condition_table(),
-                "MIT-BIH (all records) to PTB-XL, cnn, one change at a time": variant_table("mitbih_all_cnn"),
-                "PTB-XL to MIT-BIH, cnn, one change at a time": variant_table("ptbxl_cnn")}
-    text = "\n\n".join("\n".join([f"## {title}", "", *lines]) for title, lines in sections.items())
-    Path("results/cross/tables.md").write_text(text + "\n")
-    plot_both("results/cross/both_directions.png")
-    print(f"\n{text}\n\nWrote results/cross/tables.md, both_directions.png")
+    finished = runs.finished_runs(FOLDER, test_runs())
+    tables = {
+        "Normal or abnormal": normal_table(finished),
+        "The same condition in both databases, AUC": condition_table(finished),
+        "MIT-BIH (all records) to PTB-XL, cnn, one change at a time, AUC":
+            test_table("mitbih_all_cnn", finished),
+        "PTB-XL to MIT-BIH, cnn, one change at a time, AUC": test_table("ptbxl_cnn", finished),
+    }
+    plot_both(finished, FOLDER / "both_directions.png")
+    sections = {heading: runs.markdown(table) for heading, table in tables.items()}
+    runs.write_report(FOLDER / "tables.md", sections, finished.values())
 
 
 if __name__ == "__main__":

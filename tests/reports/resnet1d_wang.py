@@ -1,138 +1,195 @@
-"""Trains the reference benchmark's resnet1d_wang with the benchmark's recipe on the same PTB-XL rows, for comparison.
+"""Trains the reference benchmark's resnet1d_wang with the benchmark's recipe on the same rows.
 
-Run it in a folder with the ptbxl_*.npy files; about an hour on two cores:
+Run it in a folder with the ptbxl_*.npy files (over an hour on two cores):
 
-    python /path/to/checkout/tests/resnet1d_wang.py
+    python tests/reports/resnet1d_wang.py
 
-After every epoch the whole state goes to results/resnet1d_wang_state.pth: stopped, it goes on there when it is started again.
-Writes results/resnet1d_wang.json, which tests/measure.py shows in its table; its training_seconds are the median epoch's times
-their number, so that an epoch beside another job does not count.
+After every epoch the whole state goes to results/resnet1d_wang/state.pth: stopped, the script goes
+on from there. Writes run.json and ptbxl_resnet1d_wang_metrics.json into that folder; measure.py
+shows them beside the models of this repository. training_seconds are the median epoch's times the
+number of epochs, so that an epoch beside another job does not count.
 
-Network: Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks", IJCNN 2017, in the form and
-with the recipe of Strodthoff et al., "Deep Learning for ECG Analysis: Benchmarks and Insights from PTB-XL", 2020: random
-2.5 s crops, batch 128, AdamW, one-cycle to 1e-2 over 50 epochs, the maximum over half-overlapping crops.
+Network: Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks",
+IJCNN 2017, in the form and with the recipe of Strodthoff et al., "Deep Learning for ECG Analysis:
+Benchmarks and Insights from PTB-XL", 2020: random 2.5 s crops, batch 128, AdamW, one-cycle to 1e-2
+over 50 epochs, the maximum over half-overlapping crops.
 """
 
-import json
 import statistics
 import sys
 import time
+from contextlib import chdir
 from pathlib import Path
+from types import SimpleNamespace
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import runs
 import torch
 from torch import nn
 from torch.nn import functional as F
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import model_evaluation
+import model_training
+from model_training import conv, mean_and_max
+from preprocess_mitbih import load_dataset, new_files
 
-from model_evaluation import multilabel_metrics  # noqa: E402
-from model_training import (best_thresholds, conv, crop_starts, load_dataset, mean_and_max, split_parts,  # noqa: E402
-                            split_rows, targets_of, task_rows, validation_score)
-from preprocess_mitbih import new_files  # noqa: E402
+EPOCHS = 50
+BATCH_SIZE = 128
+LEARNING_RATE = 1e-2   # peak of the one-cycle schedule
+WEIGHT_DECAY = 1e-2
+CROP = 250             # samples: 2.5 s at 100 Hz
+SEED = 0
+FOLDER = Path("results/resnet1d_wang")
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY, CROP, SEED = 50, 128, 1e-2, 1e-2, 250, 0
 
+# ---- Network ----
 
 class Block(nn.Module):
-    """(n, 128, 1, t) -> (n, 128, 1, t / stride): the basic residual block with kernels 5 and 3."""
+    """(n, 128, 1, t) -> (n, 128, 1, t / stride): the basic residual block, kernels 5 and 3."""
 
     def __init__(self, stride):
         super().__init__()
-        self.layers = nn.Sequential(conv(128, 128, 5, stride), nn.BatchNorm2d(128), nn.ReLU(),
-                                    conv(128, 128, 3), nn.BatchNorm2d(128))
-        self.shortcut = nn.Identity() if stride == 1 else nn.Sequential(conv(128, 128, 1, stride), nn.BatchNorm2d(128))
+        self.layers = nn.Sequential(
+            conv(128, 128, 5, stride), nn.BatchNorm2d(128), nn.ReLU(),
+            conv(128, 128, 3), nn.BatchNorm2d(128))
+        self.shortcut = nn.Identity()
+        if stride > 1:
+            self.shortcut = nn.Sequential(conv(128, 128, 1, stride), nn.BatchNorm2d(128))
 
     def forward(self, x):
         return F.relu(self.layers(x) + self.shortcut(x))
 
 
 class ResNet1dWang(nn.Module):
-    """(n, 12, samples) standardised -> (n, 5) logits. Three blocks of width 128 after a stem without stride."""
+    """(n, 12, samples) standardised -> (n, 5) logits: a stem without stride, then three blocks."""
 
     def __init__(self):
         super().__init__()
-        self.body = nn.Sequential(conv(12, 128, 7), nn.BatchNorm2d(128), nn.ReLU(), Block(1), Block(2), Block(2))
-        self.head = nn.Sequential(nn.BatchNorm1d(256), nn.Dropout(0.25), nn.Linear(256, 128), nn.ReLU(),
-                                  nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, 5))
+        self.body = nn.Sequential(
+            conv(12, 128, 7), nn.BatchNorm2d(128), nn.ReLU(), Block(1), Block(2), Block(2))
+        self.head = nn.Sequential(
+            nn.BatchNorm1d(256), nn.Dropout(0.25), nn.Linear(256, 128), nn.ReLU(),
+            nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, 5))
         for layer in self.modules():
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 nn.init.kaiming_normal_(layer.weight)
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
-        x = x.unsqueeze(2).to(memory_format=torch.channels_last)
+        x = x.unsqueeze(2).to(memory_format=torch.channels_last)   # (n, 12, 1, samples)
         return self.head(mean_and_max(self.body(x).squeeze(2)))
 
 
+# ---- Training and inference ----
+
 @torch.no_grad()
-def predict(net, signals, rows, mean, spread):
-    """(n, 12, samples) mV, rows -> (rows, 5) probabilities: the maximum over half-overlapping crops."""
+def predict(net, signals, rows):
+    """(n, 12, samples) standardised, rows -> (rows, 5) float64 probabilities.
+
+    The maximum over half-overlapping crops.
+    """
     net.eval()
-    starts, parts = crop_starts(signals.shape[2], CROP), []
+    starts = model_training.crop_starts(signals.shape[2], CROP)
+    parts = []
     for part in torch.from_numpy(rows).split(64):
-        x = (signals[part] - mean) / spread
-        parts.append(torch.stack([net(x[:, :, start:start + CROP]) for start in starts]).sigmoid().amax(dim=0))
-    return torch.cat(parts)
+        logits = torch.stack([net(signals[part, :, start:start + CROP]) for start in starts])
+        parts.append(logits.sigmoid().amax(dim=0))
+    return torch.cat(parts).double().numpy()
 
 
-def train_epoch(net, signals, targets, rows, mean, spread, optimiser, schedule):
-    """One pass over random crops of the training rows -> mean loss."""
+def train_epoch(net, signals, targets, rows, parts):
+    """One pass over random crops of the training rows -> mean loss; parts: optimiser, schedule."""
     net.train()
-    crops, losses = signals.unfold(2, CROP, 1), []
-    for batch in torch.from_numpy(rows)[torch.randperm(len(rows))].split(BATCH_SIZE)[:len(rows) // BATCH_SIZE]:
-        x = (crops[batch, :, torch.randint(crops.shape[2], (len(batch),))] - mean) / spread
-        loss = F.binary_cross_entropy_with_logits(net(x), targets[batch])
-        optimiser.zero_grad(set_to_none=True)
+    crops = signals.unfold(2, CROP, 1)   # (n, 12, starts, crop), a view
+    order = torch.from_numpy(rows)[torch.randperm(len(rows))]
+    order = order[:len(rows) // BATCH_SIZE * BATCH_SIZE]
+    losses = []
+    for batch in order.split(BATCH_SIZE):
+        starts = torch.randint(crops.shape[2], (len(batch),))
+        loss = F.binary_cross_entropy_with_logits(net(crops[batch, :, starts]), targets[batch])
+        net.zero_grad(set_to_none=True)
         loss.backward()
-        optimiser.step()
-        schedule.step()
+        for part in parts:
+            part.step()
         losses.append(loss.detach())
     return torch.stack(losses).mean().item()
 
 
+def fit(net, signals, targets, rows):
+    """Trains the net, from the state of a stopped run if there is one.
+
+    Returns wall seconds and CPU seconds of each epoch.
+    """
+    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, betas=(0.95, 0.99),
+                                  weight_decay=WEIGHT_DECAY, fused=True)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(
+        optimiser, LEARNING_RATE, total_steps=EPOCHS * (len(rows) // BATCH_SIZE))
+    parts = [net, optimiser, schedule]
+    run = {"code": runs.code_version(), "epochs": EPOCHS}
+    path = FOLDER / "state.pth"
+    costs = []
+    if path.exists():
+        costs, _ = model_training.load_state(path, run, parts)
+    for epoch in range(len(costs) + 1, EPOCHS + 1):
+        began = time.perf_counter()
+        cpu_began = runs.cpu_seconds()
+        loss = train_epoch(net, signals, targets, rows, parts[1:])
+        costs.append([time.perf_counter() - began, runs.cpu_seconds() - cpu_began])
+        model_training.save_state(path, run, parts, costs, None)
+        print(f"epoch {epoch}/{EPOCHS}  loss {loss:.4f}  {costs[-1][0]:.0f} s", flush=True)
+    return costs
+
+
+def standardise(signals, rows):
+    """(n, 12, samples), training rows -> the signals with one mean and spread for all leads.
+
+    As in the benchmark; a quarter of the training rows gives both.
+    """
+    sample = signals[torch.from_numpy(rows[::4])]
+    return (signals - sample.mean()) / sample.std()
+
+
+# ---- Main ----
+
+def score(net, data, recipe, rows, signals):
+    """Net, dataset, settings, rows of each side, inputs -> model_evaluation.Scored of the test."""
+    truth = data.metadata["superclasses"] == 1
+    validation = predict(net, signals, rows["validation"])
+    thresholds = model_training.best_thresholds(validation, truth[rows["validation"]])
+    p = predict(net, signals, rows["test"])
+    return model_evaluation.Scored(
+        title="ptbxl resnet1d_wang", data=data, net=net, recipe=recipe, rows=rows["test"],
+        truth=truth[rows["test"]], called=p >= thresholds, probability=p, calibrated=p,
+        signals=signals, features=None)
+
+
 def main():
     torch.manual_seed(SEED)
-    Path("results").mkdir(exist_ok=True)
-    state_path = Path("results/resnet1d_wang_state.pth")
+    FOLDER.mkdir(parents=True, exist_ok=True)
     data = load_dataset("ptbxl")
-    sides = task_rows(data, "multilabel", split_rows(data, "inter_patient", split_parts(data), SEED))
-    signals, targets = torch.from_numpy(data.signals), targets_of(data, "multilabel")
-    sample = signals[torch.from_numpy(sides["train"][::4])]   # one mean and one spread, of a quarter of the training rows
-    mean, spread = sample.mean(), sample.std()
-    del sample
-
+    sides = model_training.choose_sides(data, "inter_patient")
+    recipe = SimpleNamespace(task="multilabel", split="inter_patient", seed=SEED, sides=sides)
+    rows = model_training.split_rows(data, recipe)
+    signals = standardise(torch.from_numpy(data.signals), rows["train"])
+    targets = torch.from_numpy(data.metadata["superclasses"].astype("float32"))
     net = ResNet1dWang()
-    optimiser = torch.optim.AdamW(net.parameters(), lr=LEARNING_RATE, betas=(.95, .99), weight_decay=WEIGHT_DECAY, fused=True)
-    steps = EPOCHS * (len(sides["train"]) // BATCH_SIZE)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, LEARNING_RATE, total_steps=steps)
-    seconds = []   # of each epoch
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        for part, value in ((net, state["net"]), (optimiser, state["optimiser"]), (schedule, state["schedule"])):
-            part.load_state_dict(value)
-        torch.set_rng_state(state["random"])
-        seconds = state["seconds"]
-        print(f"goes on after epoch {len(seconds)}")
-    for epoch in range(len(seconds) + 1, EPOCHS + 1):
-        began = time.perf_counter()
-        loss = train_epoch(net, signals, targets, sides["train"], mean, spread, optimiser, schedule)
-        seconds.append(time.perf_counter() - began)
-        with new_files(state_path) as (path,):
-            torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "schedule": schedule.state_dict(),
-                        "random": torch.get_rng_state(), "seconds": seconds}, path)
-        print(f"epoch {epoch}/{EPOCHS}  loss {loss:.4f}  {seconds[-1]:.0f} s", flush=True)
+    costs = fit(net, signals, targets, rows["train"])
 
-    names = [str(name) for name in data.header["class_names"]]
-    probability = {side: predict(net, signals, sides[side], mean, spread) for side in ("validation", "test")}
-    thresholds = best_thresholds(probability["validation"].numpy(), targets[sides["validation"]].numpy())
-    metrics = multilabel_metrics(targets[sides["test"]].numpy(), probability["test"].double().numpy(), thresholds, names)
-    validation = validation_score(probability["validation"].numpy(), targets[sides["validation"]].numpy(), "multilabel", names)
-    with new_files("results/resnet1d_wang.json") as (path,):
-        parameters = sum(values.numel() for values in net.parameters())
-        path.write_text(json.dumps({"epochs": EPOCHS, "training_seconds": EPOCHS * statistics.median(seconds),
-                                    "parameters": parameters, "validation_macro_auc": validation, **metrics}, indent=1) + "\n")
-    print(f"macro AUC {metrics['macro_auc']:.4f}, in validation {validation:.4f}; {sum(seconds):.0f} s. "
-          "Wrote results/resnet1d_wang.json")
+    scored = score(net, data, recipe, rows, signals)
+    resampled = model_evaluation.resampled_figures(scored)
+    tables = model_evaluation.make_tables(scored, resampled)
+    with new_files(FOLDER / "ptbxl_resnet1d_wang_metrics.json") as (path,):
+        path.write_text(model_evaluation.to_json({
+            "title": scored.title, "recipe": vars(recipe), "header": vars(data.header),
+            "tables": tables}))
+    seconds, cpu_seconds = (EPOCHS * statistics.median(column) for column in zip(*costs))
+    with chdir(FOLDER):
+        runs.save_run(
+            runs.code_version(), {}, epochs=EPOCHS, training_seconds=seconds,
+            training_cpu_seconds=cpu_seconds, training_peak_gb=runs.peak_gb(),
+            parameters=sum(weights.numel() for weights in net.parameters()))
+    model_evaluation.print_tables({"all classes": tables["all classes"]})
+    print(f"Wrote run.json and ptbxl_resnet1d_wang_metrics.json in {FOLDER}")
 
 
 if __name__ == "__main__":

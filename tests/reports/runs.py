@@ -41,11 +41,11 @@ def make_runs(script, folder, runs, links):
     runs: dict of run -> its settings; links: dict of run -> files that its folder links to.
     """
     finished_runs(folder, runs)
-    for number, name in enumerate(runs, 1):
+    for number, (name, settings) in enumerate(runs.items(), 1):
         print(f"{number}/{len(runs)} {name}", end="", flush=True)
         place = folder / name
         if (place / "run.json").exists():
-            print(": done before")
+            print(": done before", flush=True)
             continue
         place.mkdir(parents=True, exist_ok=True)
         for path in links[name]:
@@ -54,7 +54,8 @@ def make_runs(script, folder, runs, links):
             link.symlink_to(path.resolve())
         began = time.perf_counter()
         start(script, name, place)
-        print(f": {time.perf_counter() - began:.0f} s")
+        print(f": {time.perf_counter() - began:.0f} s", flush=True)
+        finished_runs(folder, {name: settings})   # the scripts may have changed meanwhile
 
 
 def start(script, name, place):
@@ -150,16 +151,21 @@ def markdown(table):
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def write_report(path, sections, runs):
-    """Writes dict of heading -> text to a markdown file, with the warnings and the code version.
-
-    runs: those whose figures it shows, as from finished_runs.
-    """
+def warnings_in(runs):
+    """Runs, as from finished_runs -> the sentences that must stand beside their figures."""
     warnings = []
     for run in runs:
         header = SimpleNamespace(**run.get("header", run.get("source", {})))
         warnings += model_training.warnings_of(header, SimpleNamespace(**run["recipe"]))
-    parts = [f"**{warning}**" for warning in dict.fromkeys(warnings)]
+    return list(dict.fromkeys(warnings))
+
+
+def write_report(path, sections, runs):
+    """Writes dict of heading -> text to a markdown file, with warnings and the code version.
+
+    runs: those whose figures it shows, as from finished_runs.
+    """
+    parts = [f"**{warning}**" for warning in warnings_in(runs)]
     parts += [f"## {heading}\n\n{text}" for heading, text in sections.items()]
     parts += [f"Code version {code_version()}."]
     text = "\n\n".join(parts) + "\n"

@@ -1,0 +1,195 @@
+"""Checkpoints of model_training.py: what they say, and what is refused. Thresholds, calibration."""
+
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import simulate
+import torch
+from harness import contents, cut, damaged, replace, run_stage, train
+from sklearn.metrics import f1_score
+
+import model_training as stage
+import preprocess_mitbih
+
+COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in stage.MODELS]
+
+
+# ---- Thresholds and calibration ----
+
+def test_thresholds_have_the_best_f1_to_be_expected():
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(-1, 2, 20_000))
+    chance = torch.sigmoid(logits).numpy()
+    targets = np.column_stack([rng.random(20_000) < chance] * 2 + [np.zeros(20_000)])
+    skewed = torch.sigmoid(2 * logits + 1).numpy()   # not calibrated
+    probability = np.column_stack([chance, skewed, chance])
+    thresholds = stage.best_thresholds(probability, targets)
+    best = []
+    for k in (0, 1):   # with so many rows, the best F1 counted is the best F1 to be expected
+        cuts = np.quantile(probability[:, k], np.linspace(0.5, 0.99, 50))
+        best.append(max(f1_score(targets[:, k], probability[:, k] >= cut) for cut in cuts))
+        called = probability[:, k] >= thresholds[k]
+        assert f1_score(targets[:, k], called) == pytest.approx(best[k], abs=0.003)
+    assert thresholds[0] == pytest.approx(best[0] / 2, abs=0.02)   # Lipton et al. 2014
+    assert thresholds[1] > thresholds[0] + 0.05
+    assert thresholds[2] == 0.5   # no row has this class
+
+
+def test_platt_scaling_finds_the_slope_and_intercept_that_made_the_truth():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=100_000)
+    truth = rng.random(100_000) < 1 / (1 + np.exp(-(2 * score - 1)))
+    np.testing.assert_allclose(stage.platt_scaling(score, truth), (2, -1), atol=0.05)
+
+
+@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
+def test_the_temperature_undoes_overconfidence(task):
+    rng = np.random.default_rng(0)
+    logits = torch.from_numpy(rng.normal(size=(50_000, 4)))
+    chance = stage.probabilities(logits, SimpleNamespace(task=task), 4)
+    if task == "multiclass":
+        drawn = (chance.cumsum(axis=1) < rng.random((50_000, 1))).sum(axis=1)
+    else:
+        drawn = (rng.random((50_000, 4)) < chance).astype(np.float32)
+    found = stage.calibrate(3 * logits.float(), torch.from_numpy(drawn),
+                            SimpleNamespace(task=task))
+    assert found["temperature"] == pytest.approx(3, rel=0.03)
+    assert (found["thresholds"] is None) == (task == "multiclass")
+
+
+# ---- A checkpoint describes itself ----
+
+@pytest.mark.parametrize("dataset, model", COMBINATIONS)
+def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset, model):
+    saved = train(dataset, model)
+    data = stage.load_dataset(dataset)
+    checkpoint, net = stage.load_checkpoint(data, model)
+    recipe = checkpoint.recipe
+    rows = stage.split_rows(data, recipe)["validation"]
+    logits = stage.predict(net, *stage.dataset_inputs(data, recipe), rows, recipe.crop)
+    statements = getattr(data.header, "statement_names", [])
+    assert logits.shape == (len(rows), 5 + len(statements))
+    targets = data.metadata["superclasses"] if dataset == "ptbxl" else data.labels
+    score = stage.validation_score(stage.probabilities(logits, recipe, 5),
+                                   torch.from_numpy(np.array(targets[rows])),
+                                   checkpoint.header.class_names)
+    assert score == saved["history"][saved["epoch"] - 1]["validation_score"]
+    assert vars(checkpoint.header) == vars(data.header) and data.header.simulated
+    assert recipe.seed == 0 and recipe.sides == stage.choose_sides(data, "inter_patient")
+    assert checkpoint.segment == data.signals.shape[2] and checkpoint.temperature > 0
+    assert checkpoint.thresholds is None or len(checkpoint.thresholds) == 5
+    assert checkpoint.versions["torch"] == torch.__version__
+    assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
+
+
+def test_warnings_stand_for_simulated_data_and_a_random_split():
+    real = SimpleNamespace(simulated=False)
+    simulated = SimpleNamespace(simulated=True)
+    safe = SimpleNamespace(split="inter_patient")
+    leaky = SimpleNamespace(split="random")
+    assert stage.warnings_of(real, safe) == []
+    assert stage.warnings_of(simulated, safe) == ["SIMULATED DATA: no figure is a result"]
+    assert "LEAKY RANDOM SPLIT" in stage.warnings_of(real, leaky)[0]
+
+
+# ---- Bad files ----
+
+@pytest.fixture
+def trained(prepared, quick_pictures):
+    """A folder with mitbih_mlp_model.pth -> the folder and the dataset."""
+    train()
+    return prepared, stage.load_dataset("mitbih")
+
+
+def other_database(folder, **constants):
+    """Writes mitbih_*.npy anew, with other constants, from two records."""
+    for path in folder.glob("mitbih_*.npy"):
+        path.unlink()
+    simulate.write_mitbih(folder / "mitdb", records=("101", "114"), seconds=20)
+    run_stage(preprocess_mitbih, DATA_DIR="mitdb", **constants)
+
+
+@pytest.mark.parametrize("change, message", [
+    (Path.unlink, "mitbih_labels.npy is not in this folder"),
+    (lambda path: replace(path, bytes(16), bytes(15) + b"\1"), "labels.npy has another SHA-256"),
+    (lambda path: cut(path, 100), "the mitbih_.* files are damaged or of different runs")])
+def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(trained, change, message):
+    folder, _ = trained
+    path = folder / "mitbih_labels.npy"
+    content = path.read_bytes()
+    path.unlink()   # a link
+    path.write_bytes(content)
+    change(path)
+    before = contents(folder)
+    with pytest.raises(SystemExit, match=f"{message}.*python preprocess_mitbih.py$") as error:
+        train()
+    assert "\n" not in str(error.value)
+    assert contents(folder) == before
+
+
+class Malice:
+    def __reduce__(self):
+        return open, ("hacked", "w")
+
+
+def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(trained):
+    folder, data = trained
+    path = folder / "mitbih_mlp_model.pth"
+    content = path.read_bytes()
+    good = stage.load_pth(path)
+    with pytest.raises(SystemExit, match="mitbih_lstm_model.pth is not in this folder"):
+        stage.load_checkpoint(data, "lstm")
+    (folder / "mitbih_cnn_model.pth").write_bytes(content)
+    with pytest.raises(SystemExit, match="it holds a mlp trained on mitbih"):
+        stage.load_checkpoint(data, "cnn")
+    incomplete = {name: value for name, value in good.items() if name != "net_arguments"}
+    foreign = good | {"weights": {"layer.weight": torch.zeros(3)}}
+    for bad in (content[:5000], b"", b"junk", incomplete, foreign, {"weights": Malice()}):
+        if isinstance(bad, bytes):
+            path.write_bytes(bad)
+        else:
+            torch.save(bad, path)
+        message = "mitbih_mlp_model.pth is not the expected checkpoint, or damaged"
+        with pytest.raises(SystemExit, match=message) as error:
+            stage.load_checkpoint(data, "mlp")
+        assert "\n" not in str(error.value) and 'MODEL = "mlp": python' in str(error.value)
+    assert not (folder / "hacked").exists()
+
+
+@pytest.mark.parametrize("name", ["mitbih_header.npy", "mitbih_mlp_model.pth"])
+def test_damaged_files_end_in_a_sentence_or_the_right_result(trained, name):
+    path = trained[0] / name
+    content = path.read_bytes()
+    path.unlink()   # it may be a link
+
+    def read():
+        data = stage.load_dataset("mitbih")
+        checkpoint, net = stage.load_checkpoint(data, "mlp")
+        net_bytes = [value.numpy().tobytes() for value in net.state_dict().values()]
+        return [vars(data.header), checkpoint.recipe, checkpoint.history, net_bytes]
+
+    path.write_bytes(content)
+    right = read()
+    chance = random.Random(name)
+    refused = 0
+    for _ in range(40):
+        path.write_bytes(damaged(content, chance))
+        try:
+            assert read() == right
+        except SystemExit as error:
+            assert "\n" not in str(error)
+            refused += 1
+    assert refused > 30
+
+
+@pytest.mark.parametrize("constants, message", [
+    ({"CLASS_MAP": "clinical"}, "class_map = 'aami', now 'clinical'"),
+    ({"LEADS": ["V1"]}, "leads = .'MLII'., now .'V1'."), ({}, "records = ")])
+def test_a_checkpoint_of_other_data_is_refused_with_both_values(trained, constants, message):
+    folder, _ = trained
+    other_database(folder, **constants)
+    with pytest.raises(SystemExit, match=f"was trained on other mitbih_.* files .{message}"):
+        stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")

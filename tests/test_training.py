@@ -1,0 +1,255 @@
+"""The training loop of model_training.py: loss, seeds, the kept epoch, resume, bad settings."""
+
+from functools import partial
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+import two_processes
+from harness import changed, contents, files_up_to, run_stage, train
+from sklearn.metrics import f1_score, roc_auc_score
+
+import model_training as stage
+
+pytestmark = pytest.mark.usefixtures("quick_pictures")
+F = torch.nn.functional
+
+
+def equal_weights(one, two):
+    return all(torch.equal(value, two["weights"][name]) for name, value in one["weights"].items())
+
+
+# ---- Loss, batches, score ----
+
+def test_the_loss_is_that_of_the_superclasses_and_of_the_statements():
+    logits = torch.randn(6, 7)
+    targets = torch.randint(2, (6, 3)).float()
+    statements = torch.randint(2, (6, 4)).float()
+    probability = torch.sigmoid(logits)
+    right = torch.where(torch.cat([targets, statements], 1) == 1, probability, 1 - probability)
+    expected = -right[:, :3].log().mean() - 2 * right[:, 3:].log().mean()
+    torch.testing.assert_close(stage.loss_of(None, 2.0, logits, targets, statements), expected)
+
+
+def test_the_loss_weighs_classes_by_their_inverse_frequency():
+    logits = torch.randn(6, 3)
+    targets = torch.tensor([0, 0, 0, 1, 1, 2])
+    weight = stage.class_weights(targets, 3, 1.0)
+    np.testing.assert_allclose(weight, [2 / 3, 1, 2])
+    of_class = [F.cross_entropy(logits[targets == k], targets[targets == k]) for k in range(3)]
+    loss = stage.loss_of(weight, 0.0, logits, targets, torch.zeros(6, 0))
+    torch.testing.assert_close(loss, sum(of_class) / 3)
+
+
+def test_class_weights_equal_those_by_hand():
+    targets = torch.tensor([0] * 9600 + [1] * 399 + [2])
+    weight = stage.class_weights(targets, 4, 0.5)   # class 2 counts as 0.1%, class 3 is absent
+    expected = np.array([9600, 399, 10]) ** -0.5
+    expected *= 10_000 / (expected @ [9600, 399, 1])
+    np.testing.assert_allclose(weight, [*expected, 0], rtol=1e-6)
+    assert stage.class_weights(torch.zeros(3, 5), 5, 0.5) is None
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.5])
+def test_an_epoch_shows_each_row_once_in_a_random_crop_with_its_own_features_and_target(noise):
+    rows = np.arange(100, 900)
+    number = torch.arange(1000.0)
+    signals = 1000 * number[:, None, None] + torch.arange(30)   # mV tell row and sample
+    examples = SimpleNamespace(signals=signals, features=number[:, None],
+                               targets=number, statements=number[:, None])
+    spread = SimpleNamespace(spread=torch.ones(1))
+    net = SimpleNamespace(normalise_signals=spread, normalise_features=spread)
+    recipe = SimpleNamespace(crop=20, signal_noise=0.2 * noise, rhythm_noise=noise)
+    torch.manual_seed(0)
+    batches = list(stage.training_batches(net, examples, rows, 64, recipe))
+    assert [len(batch[2]) for batch in batches] == [64] * 12
+    crops, features, targets, statements = map(torch.cat, zip(*batches))
+    assert len(set(targets.tolist())) == 768 and set(targets.tolist()) <= set(rows.tolist())
+    assert targets[:64].tolist() != sorted(targets[:64].tolist())
+    torch.testing.assert_close(statements[:, 0], targets)
+    start = (crops[:, 0, 0] - 1000 * targets).round()
+    assert set(start.tolist()) == set(range(11))
+    exact = (1000 * targets + start)[:, None] + torch.arange(20)
+    assert (crops[:, 0] - exact).std().item() == pytest.approx(0.2 * noise, rel=0.1)
+    assert (features[:, 0] - targets).std().item() == pytest.approx(noise, rel=0.1)
+
+
+def test_the_validation_score_is_macro_auc_or_mean_f1_of_n_s_v():
+    rng = np.random.default_rng(0)
+    probability = rng.random((50, 5))
+    targets = rng.integers(2, size=(50, 5))
+    targets[:, 4] = 0   # a superclass that no validation row has is left out
+    score = stage.validation_score(probability, torch.from_numpy(targets), [])
+    assert score == pytest.approx(roc_auc_score(targets[:, :4], probability[:, :4]))
+    classes = rng.integers(5, size=50)
+    score = partial(stage.validation_score, probability, torch.from_numpy(classes))
+    called = probability.argmax(axis=1)
+    expected = f1_score(classes, called, labels=[0, 1, 2], average="macro")
+    assert score(["N", "S", "V", "F", "Q"]) == pytest.approx(expected)
+    assert score(["normal", "LBBB"]) == pytest.approx(f1_score(classes, called, average="macro"))
+
+
+# ---- Whole runs ----
+
+def test_the_seed_repeats_a_run_exactly(prepared):
+    first = train()
+    assert equal_weights(first, train())
+    assert not equal_weights(first, train(SEED=1))
+
+
+@pytest.mark.parametrize("keep, kept", [("best", 2), ("last", 4)])
+def test_the_best_or_the_last_epoch_is_kept(prepared, monkeypatch, keep, kept):
+    predictions = []
+
+    def score(probability, *_):
+        predictions.append(probability)
+        return [0.1, 0.9, 0.5, 0.3][len(predictions) - 1]
+
+    monkeypatch.setattr(stage, "validation_score", score)
+    assert train(settings={"epochs": 4, "keep_epoch": keep})["epoch"] == kept
+    data = stage.load_dataset("mitbih")
+    checkpoint, net = stage.load_checkpoint(data, "mlp")
+    rows = stage.split_rows(data, checkpoint.recipe)["validation"]
+    inputs = stage.dataset_inputs(data, checkpoint.recipe)
+    logits = stage.predict(net, *inputs, rows, checkpoint.recipe.crop)
+    probability = stage.probabilities(logits, checkpoint.recipe, 5)
+    np.testing.assert_array_equal(probability, predictions[kept - 1])
+    assert not np.array_equal(probability, predictions[0])
+
+
+def test_a_model_learns_the_simulated_classes(prepared):
+    checkpoint = train(settings={"epochs": 8, "batch_size": 32})
+    assert max(epoch["validation_score"] for epoch in checkpoint["history"]) > 0.8   # chance: 0.33
+
+
+def test_multiclass_ptbxl_trains_on_one_lead(prepared):
+    checkpoint = train("ptbxl", "cnn", TASK="multiclass", LEADS=["II"])
+    assert checkpoint["recipe"]["task"] == "multiclass" and checkpoint["thresholds"] is None
+    assert checkpoint["recipe"]["leads"] == ["II"]
+    assert checkpoint["net_arguments"]["channels"] == 1
+
+
+@pytest.mark.parametrize("dataset, model, changes", [
+    ("mitbih", "cnn", {"context_seconds": 10, "low_pass": 40, "align_beats": True,
+                       "template_distance": False, "flatten_width": None, "window": 209}),
+    ("ptbxl", "mlp", {"crop": 500, "low_pass": 40, "statement_weight": 20.0})])
+def test_the_transfer_recipe_trains(prepared, dataset, model, changes):
+    checkpoint = train(dataset, model, RECIPE="transfer")
+    assert changes.items() <= checkpoint["recipe"].items()
+    assert np.isfinite(checkpoint["history"][0]["validation_loss"])
+
+
+# ---- Resume ----
+
+class Killed(BaseException):
+    pass
+
+
+def train_until_killed(epochs, *arguments, **constants):
+    """Training that stops as a kill does, in the epoch after so many complete ones."""
+    original = stage.train_epoch
+    complete = []
+
+    def train_epoch(*of_epoch):
+        if len(complete) == epochs:
+            torch.rand(7)   # the random numbers are not where the last epoch left them
+            raise Killed
+        complete.append(None)
+        return original(*of_epoch)
+
+    with changed(stage, train_epoch=train_epoch), pytest.raises(Killed):
+        train(*arguments, **constants)
+
+
+@pytest.mark.parametrize("dataset, model, keep", [
+    ("mitbih", "cnn", "best"), ("mitbih", "mlp", "last"), ("ptbxl", "mlp", "best")])
+def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, model, keep):
+    arguments = (dataset, model, {"epochs": 4, "keep_epoch": keep})
+    whole = train(*arguments)
+    train_until_killed(2, *arguments, RESUME=True)
+    train_until_killed(1, *arguments, RESUME=True)
+    resumed = train(*arguments, RESUME=True)
+    assert capsys.readouterr().out.count("goes on after epoch") == 2
+    assert resumed["history"] == whole["history"] and resumed["epoch"] == whole["epoch"]
+    assert equal_weights(whole, resumed) and resumed["thresholds"] == whole["thresholds"]
+    assert not list(prepared.glob("*_state.pth"))
+
+
+def test_without_resume_a_run_starts_anew(prepared, capsys):
+    settings = {"epochs": 2}
+    train_until_killed(1, settings=settings)
+    resumed = train(settings=settings)
+    assert "goes on" not in capsys.readouterr().out and len(resumed["history"]) == 2
+
+
+@pytest.mark.parametrize("constants, message", [
+    ({"SEED": 3}, "seed = 0, now 3"),
+    ({"settings": {"epochs": 2, "batch_size": 32}}, "batch_size = 256, now 32"),
+    ({"EXCLUDED_RECORDS": ["101"]}, "sides = .*101.*, now ")])
+def test_the_state_of_another_configuration_is_refused_with_both_values(
+        prepared, constants, message):
+    settings = {"epochs": 2}
+    train_until_killed(1, settings=settings)
+    before = contents(prepared)
+    with pytest.raises(SystemExit, match=f"mitbih_mlp_state.pth is of another run: {message}"):
+        train(**{"settings": settings} | constants, RESUME=True)
+    assert contents(prepared) == before
+    (prepared / "mitbih_mlp_state.pth").write_bytes(before["mitbih_mlp_state.pth"][:1000])
+    with pytest.raises(SystemExit, match="mitbih_mlp_state.pth is damaged") as error:
+        train(settings=settings, RESUME=True)
+    assert "\n" not in str(error.value)
+
+
+# ---- Several processes ----
+
+def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
+    constants = {"DATASET": "mitbih", "MODEL": "mlp", "DEVICE": "cpu",
+                 "RECIPES": {"mitbih": {"epochs": 8, "batch_size": 32}}}
+    checkpoint, ranks = two_processes.train(prepared, 2, constants)
+    data = stage.load_dataset("mitbih")
+    rows = stage.split_rows(data, stage.choose_recipe(data))["train"]
+    one, two = (rank["rows"] for rank in ranks)
+    assert len(one) == len(two) == len(rows) // 2
+    assert not set(one) & set(two) and set(one) | set(two) <= set(rows)
+    assert [rank["batch_size"] for rank in ranks] == [16, 16]
+    for name, value in ranks[0]["parameters"].items():
+        assert torch.equal(value, ranks[1]["parameters"][name])
+        assert torch.equal(value, checkpoint["weights"][name])
+    assert max(epoch["validation_score"] for epoch in checkpoint["history"]) > 0.8
+
+
+# ---- Bad settings ----
+
+@pytest.mark.parametrize("name, value", [
+    ("DATASET", "mit"), ("MODEL", "cnnn"), ("RECIPE", "away"), ("TASK", "both"),
+    ("SPLIT", "patient"), ("DEVICE", "tpu")])
+def test_unknown_choices_are_named(work, name, value):
+    with pytest.raises(SystemExit, match=f"^{name} = '{value}': expected one of .*[a-z]$"):
+        run_stage(stage, **{name: value})
+
+
+@pytest.mark.parametrize("constants, message", [
+    ({"VALIDATION_FOLD": 11}, "no rows to train or to validate with"),
+    ({"LEADS": ["V9"]}, "LEADS = .'V9'.: ptbxl_signals.npy has .'I', 'II'"),
+    ({"LEADS": []}, "LEADS = ..: ptbxl_signals.npy has"),
+    ({"settings": {"crop_seconds": 20}}, "make 2000 samples, but .* has 1000 a row"),
+    ({"settings": {"learning_rate": {"mlp": 1e30}}}, "the training loss is infinite: lower the "),
+])
+def test_settings_that_cannot_work_stop_with_one_sentence(prepared, constants, message):
+    (prepared / "ptbxl_mlp_model.pth").write_bytes(b"of an earlier run")
+    before = contents(prepared)
+    with pytest.raises(SystemExit, match=message) as error:
+        train("ptbxl", **constants)
+    assert "\n" not in str(error.value)
+    assert contents(prepared) == before
+
+
+def test_a_full_disk_is_named_and_earlier_outputs_stay(prepared):
+    train()
+    before = contents(prepared)
+    message = "cannot write mitbih_mlp_state.pth in .*File too large"
+    with files_up_to(100_000), pytest.raises(SystemExit, match=message) as error:
+        train()
+    assert "\n" not in str(error.value)
+    assert contents(prepared) == before
