@@ -239,12 +239,13 @@ def score_strips(checkpoint, net, outputs, strips):
     classes = len(checkpoint.header.class_names)
     logits = predict(net, *inputs, np.arange(len(number)), recipe.crop)
     odds = log_odds(probabilities(logits, recipe, classes))
-    odds = pd.DataFrame(np.hstack([odds, logits[:, classes:]]), columns=outputs).groupby(number)
-    scores = {"abnormal": -odds[NORMAL_CLASS[checkpoint.header.class_map]].mean()}
+    odds = pd.DataFrame(np.hstack([odds, logits[:, classes:]])).groupby(number)
+    normal = outputs.index(NORMAL_CLASS[checkpoint.header.class_map])   # NORM is a statement, too
+    scores = {"abnormal": -odds[normal].mean()}
     for name, (classes_of_beats, _, statement, _, score) in CONDITIONS.items():
         for output in {*classes_of_beats, statement} & set(outputs):
             if name in strips.truth:
-                scores[name] = odds[output].agg(score)
+                scores[name] = odds[outputs.index(output)].agg(score)
     scores = pd.DataFrame(scores)
     without_beat = Counter({"strips without a beat": len(strips.truth) - len(scores)})
     return SimpleNamespace(
@@ -365,7 +366,7 @@ def cross_tables(results):
         home, away = resampled.values()
         both = home.columns.intersection(away.columns, sort=False)
         tables["drop"] = summarise(home[both] - away[both])
-    return tables | {"rows": pd.DataFrame(counts)}
+    return tables | {"rows": pd.concat(counts, axis=1)}
 
 
 # ---- Report ----
@@ -404,8 +405,8 @@ def scores_table(results):
     tables = []
     for side, result in results.items():
         table = result.place.assign(side=side, probability=result.probability)
-        table = table.join(result.truth.add_suffix(" truth"))
-        tables.append(table.join(result.scores.add_suffix(" score")))
+        tables.append(table.join([result.truth.add_suffix(" truth"),
+                                  result.scores.add_suffix(" score")]))
     return pd.concat(tables)
 
 

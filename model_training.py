@@ -610,7 +610,7 @@ def fit(net, examples, rows, recipe, header):
     targets = examples.targets[rows["validation"]]
     statements = examples.statements[rows["validation"]]
     run = {"model": MODEL, **vars(recipe), **header.sha256}
-    state_path = f"{DATASET}_{MODEL}_state.pth"
+    state_path = Path(f"{DATASET}_{MODEL}_state.pth")
     batch_size = min(recipe.batch_size, len(rows["train"]))
     model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)
     net = getattr(model, "module", model)
@@ -622,7 +622,7 @@ def fit(net, examples, rows, recipe, header):
     loss_function = partial(loss_of, weight, recipe.statement_weight)
     history = []
     kept = {"score": -1.0}
-    if RESUME and Path(state_path).exists():
+    if RESUME and state_path.exists():
         history, kept = load_state(state_path, run, (net, optimiser, schedule))
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):

@@ -140,7 +140,6 @@ def read_record(name):
     return SimpleNamespace(
         name=name, signals=signals, leads=leads, rate=record.fs,
         sample=sample[is_beat], symbol=symbol[is_beat],
-        not_beats=np.sum(~is_beat),
         simulated=record.simulated)
 
 
@@ -299,7 +298,6 @@ def count_left_out(left_out, record, complete, label):
     """Adds what was left out of one record, or replaced in it, to the Counter."""
     left_out["beats too near to the ends of the record to fill a segment"] += np.sum(~complete)
     left_out[f"beats outside the class map {CLASS_MAP!r}"] += np.sum(complete & (label < 0))
-    left_out["annotations that mark no beat"] += record.not_beats
     if record.leads != list(LEADS):
         left_out[f"record {record.name}: {' '.join(record.leads)} stands in for the leads"] += 1
     if record.rate != SAMPLING_RATE:

@@ -61,18 +61,15 @@ def read_signals(name):
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
     path = Path(DATA_DIR, name)
-    samples = 10 * SAMPLING_RATE
     try:
         adc = np.frombuffer(path.with_suffix(".dat").read_bytes(), "<i2")
         header = path.with_suffix(".hea").read_text(encoding="utf-8", errors="replace")
     except (OSError, ValueError):   # missing, or an odd number of bytes
         return read_any_form(path)
-    if len(adc) != 12 * samples or adc.min() == -32768:   # -32768 marks an invalid sample
+    valid = len(adc) == 120 * SAMPLING_RATE and adc.min() > -32768   # marks an invalid sample
+    if not valid or header != usual_header(path.name, adc.reshape(-1, 12)):
         return read_any_form(path)
-    adc = adc.reshape(-1, 12)
-    if header != usual_header(path.name, adc):
-        return read_any_form(path)
-    return (adc.T / 1000.0).astype(np.float32), False
+    return (adc.reshape(-1, 12).T / 1000.0).astype(np.float32), False
 
 
 def usual_header(name, adc):

@@ -71,3 +71,22 @@ def quick_pictures(monkeypatch):
     monkeypatch.setattr(model_evaluation, "draw_pictures", draw_all)
     monkeypatch.setattr(model_training, "plot_history", draw_one)
     monkeypatch.setattr(cross_dataset_validation, "plot_report", draw_one)
+
+
+@pytest.fixture(scope="session")
+def checkpoints():
+    """Dict of settings -> checkpoint, as bytes: what tests of this session have trained."""
+    return {}
+
+
+@pytest.fixture
+def trained(prepared, checkpoints):
+    """A function that trains a small model, or takes the one that an earlier test trained."""
+    def train(dataset, model, **constants):
+        key = repr((dataset, model, constants))
+        path = prepared / f"{dataset}_{model}_model.pth"
+        if key not in checkpoints:
+            harness.train(dataset, model, {"epochs": 2}, **constants)
+            checkpoints[key] = path.read_bytes()
+        path.write_bytes(checkpoints[key])
+    return train

@@ -34,20 +34,25 @@ WAVES = ("P", "Q", "R", "S", "ST", "T")
 # dipole in mV along x (to the left arm), y (to the feet) and z (to the back), Frank's axes.
 BEATS = {
     # normal: the septum first (to the right and front), the left ventricle, then its base
-    "N": ((-.160, .024, .07, .11, -.02), (-.024, .008, -.14, -.05, -.25), (.000, .011, 1.00, .85, .15),
-          (.022, .010, -.20, -.14, .55), (.160, .050, .03, .03, -.04), (.270, .042, .28, .22, -.14)),
+    "N": ((-.160, .024, .07, .11, -.02), (-.024, .008, -.14, -.05, -.25),
+          (.000, .011, 1.00, .85, .15), (.022, .010, -.20, -.14, .55),
+          (.160, .050, .03, .03, -.04), (.270, .042, .28, .22, -.14)),
     # left bundle branch block: no septal q, a slow notched QRS to the left and back, T opposite
-    "L": ((-.170, .024, .07, .11, -.02), (-.030, .015, .75, .65, .35), (.012, .016, .45, .60, .90),
-          (.046, .016, .75, .45, .75), (.160, .055, -.10, -.08, -.11), (.290, .050, -.30, -.20, -.32)),
+    "L": ((-.170, .024, .07, .11, -.02), (-.030, .015, .75, .65, .35),
+          (.012, .016, .45, .60, .90), (.046, .016, .75, .45, .75),
+          (.160, .055, -.10, -.08, -.11), (.290, .050, -.30, -.20, -.32)),
     # right bundle branch block: a normal start, then slowly to the right and front
-    "R": ((-.160, .024, .07, .11, -.02), (-.024, .008, -.14, -.05, -.25), (.000, .011, .95, .80, .20),
-          (.055, .020, -.60, -.35, -.55), (.160, .050, .03, .02, .08), (.280, .045, .26, .18, .16)),
+    "R": ((-.160, .024, .07, .11, -.02), (-.024, .008, -.14, -.05, -.25),
+          (.000, .011, .95, .80, .20), (.055, .020, -.60, -.35, -.55),
+          (.160, .050, .03, .02, .08), (.280, .045, .26, .18, .16)),
     # ventricular: no P, a wide and large QRS, ST and T opposite
-    "V": ((-.160, .024, .00, .00, .00), (-.045, .024, .20, .60, .30), (.005, .030, .50, 1.30, .80),
-          (.060, .026, .15, .40, .35), (.170, .055, -.12, -.20, -.16), (.300, .066, -.32, -.60, -.44)),
+    "V": ((-.160, .024, .00, .00, .00), (-.045, .024, .20, .60, .30),
+          (.005, .030, .50, 1.30, .80), (.060, .026, .15, .40, .35),
+          (.170, .055, -.12, -.20, -.16), (.300, .066, -.32, -.60, -.44)),
     # paced from the right ventricle's apex: a spike in P's place, a wide QRS upwards and back
-    "/": ((.000, .003, .50, -.80, .30), (.030, .014, .40, -.45, .35), (.062, .018, .50, -.80, .80),
-          (.100, .018, .40, -.55, .55), (.210, .050, -.10, .20, -.20), (.330, .055, -.28, .50, -.35))}
+    "/": ((.000, .003, .50, -.80, .30), (.030, .014, .40, -.45, .35),
+          (.062, .018, .50, -.80, .80), (.100, .018, .40, -.55, .55),
+          (.210, .050, -.10, .20, -.20), (.330, .055, -.28, .50, -.35))}
 # Ectopic beats: the interval before them, and the two around them together, in normal intervals.
 # Together 2: a full compensatory pause. An atrial beat resets the sinus node, so less than 2.
 TIMING = {"A": (.70, 1.80), "a": (.62, 1.75), "J": (.72, 1.85), "V": (.64, 2.00), "F": (.92, 2.00),
@@ -68,6 +73,8 @@ class Patient(NamedTuple):
     stretch: np.ndarray      # (waves, 2): centres and widths, relative to BEATS
     wander: float            # mV, baseline wander
     noise: float             # mV, standard deviation of the muscle noise
+    mains: float = 50        # Hz
+    fibrillation: bool = False   # atrial
 
 
 def draw_patient(rng):
@@ -92,15 +99,19 @@ def beat_shapes(rng, usual):
     side = rng.choice((1, 1, -1))                         # from the right ventricle, or the left
     ventricular[:, 2:] = side * rng.uniform(.5, 1.1) * ventricular[:, 2:] @ turn.T
     share = rng.uniform(.25, .65)                         # of the ventricular beat in a fusion
-    atrial, nodal, unclear, fusion = usual.copy(), usual.copy(), usual.copy(), (normal + paced) / 2
+    atrial = usual.copy()
+    nodal = usual.copy()
+    unclear = usual.copy()
+    fusion = (normal + paced) / 2
     atrial[0, 0] += rng.uniform(-.02, .04)                # P from another place of the atria
     atrial[0, 2:] *= rng.uniform(-.9, .6, 3)
     nodal[0, 2:] = 0
     fusion[0] = paced[0]                                  # the spike stays a spike
     unclear[:, 2:] = usual[:, 2:] @ Rotation.from_rotvec(rng.normal(0, 1.5, 3)).as_matrix()
-    return {"N": usual, "V": ventricular, "E": ventricular, "F": usual + share * (ventricular - usual),
-            "A": atrial, "e": atrial, "a": atrial + .6 * (right - normal), "J": nodal, "j": nodal,
-            "/": paced, "f": fusion, "Q": unclear}
+    return {"N": usual, "V": ventricular, "E": ventricular,
+            "F": usual + share * (ventricular - usual),
+            "A": atrial, "e": atrial, "a": atrial + .6 * (right - normal),
+            "J": nodal, "j": nodal, "/": paced, "f": fusion, "Q": unclear}
 
 
 def draw_symbols(rng, beats, usual, shares):
@@ -116,7 +127,7 @@ def draw_symbols(rng, beats, usual, shares):
     return symbols
 
 
-def beat_times(rng, patient, symbols, seconds, fibrillation):
+def beat_times(rng, patient, symbols, seconds):
     """R peaks (beats,) float64 in s: the first before 0, the last after `seconds`.
 
     McSharry's rhythm is a random series whose spectrum peaks at 0.1 Hz and at the breathing
@@ -127,9 +138,10 @@ def beat_times(rng, patient, symbols, seconds, fibrillation):
     frequency = np.fft.rfftfreq(length, 60 / patient.rate)
     power = sum(weight * np.exp(-.5 * ((frequency - peak) / .01) ** 2)
                 for weight, peak in ((.5, .10), (1, patient.breathing)))
-    series = np.fft.irfft(np.sqrt(power) * np.exp(2j * np.pi * rng.random(len(frequency))), length)[:beats]
+    phase = np.exp(2j * np.pi * rng.random(len(frequency)))
+    series = np.fft.irfft(np.sqrt(power) * phase, length)[:beats]
     intervals = 1 + patient.hrv * series / series.std()
-    if fibrillation:
+    if patient.fibrillation:
         intervals = np.clip(rng.normal(1, .2, beats), .6, 1.6)
     habit = rng.lognormal(0, .06)                         # premature beats of a patient come alike
     for k, symbol in enumerate(symbols):
@@ -154,8 +166,8 @@ def dipole_of(times, waves, samples, sampling_rate):
     width = np.maximum(waves[..., 1].reshape(-1, 1), .6 / sampling_rate)
     reach = int(4 * width.max() * sampling_rate) + 1
     place = np.round(centre * sampling_rate).astype(int) + np.arange(-reach, reach + 1)
-    bump = np.exp(-.5 * ((place / sampling_rate - centre) / width) ** 2)    # (all waves, 2 reach + 1)
-    place = np.clip(place, -1, samples).ravel() + 1       # what lies outside goes to two spare samples
+    bump = np.exp(-.5 * ((place / sampling_rate - centre) / width) ** 2)   # (waves, 2 reach + 1)
+    place = np.clip(place, -1, samples).ravel() + 1   # two spare samples for what lies outside
     return np.stack([np.bincount(place, (bump * height[:, None]).ravel(), samples + 2)[1:-1]
                      for height in waves[..., 2:].reshape(-1, 3).T], axis=1)
 
@@ -166,25 +178,27 @@ def slow_noise(rng, samples, leads, seconds, sampling_rate):
     return lfilter([np.sqrt(1 - keep ** 2)], [1, -keep], rng.normal(size=(samples, leads)), axis=0)
 
 
-def simulate_ecg(rng, patient, shapes, symbols, seconds, sampling_rate, mains, fibrillation=False):
+def simulate_ecg(rng, patient, shapes, symbols, seconds, sampling_rate):
     """-> R peaks (beats,) float64 s; (samples, 8) float64 mV, the leads in DOWER's order.
 
-    shapes {symbol: (waves, 5)}; symbols (beats,); mains in Hz. McSharry's third equation,
-    z' = (sum of Gaussian derivatives) - (z - baseline), is linear, so that recursive filters
-    integrate it: one takes the sum of Gaussians itself, one the baseline.
+    shapes {symbol: (waves, 5)}; symbols (beats,). McSharry's third equation, z' = (sum of Gaussian
+    derivatives) - (z - baseline), is linear, so that recursive filters integrate it: one takes the
+    sum of Gaussians itself, one the baseline.
     """
-    samples, dt = round(seconds * sampling_rate), 1 / sampling_rate
+    samples = round(seconds * sampling_rate)
+    dt = 1 / sampling_rate
     t = dt * np.arange(samples)[:, None]
     breath = 2 * np.pi * patient.breathing
-    times = beat_times(rng, patient, symbols, seconds, fibrillation)
+    times = beat_times(rng, patient, symbols, seconds)
     waves = np.stack([shapes[symbol] for symbol in symbols])               # (beats, waves, 5)
     waves[..., :2] *= patient.stretch
     waves[..., 2:] = patient.gains * waves[..., 2:] @ patient.rotation.T
-    waves[..., 2:] *= (1 + .05 * np.sin(breath * times) + .02 * rng.normal(size=len(times)))[:, None, None]
-    if fibrillation:
+    height = 1 + .05 * np.sin(breath * times) + .02 * rng.normal(size=len(times))
+    waves[..., 2:] *= height[:, None, None]
+    if patient.fibrillation:
         waves[:, 0, 2:] = 0                               # no P wave but the atria's tremor
     dipole = dipole_of(times, waves, samples, sampling_rate)
-    if fibrillation:
+    if patient.fibrillation:
         tremor = np.sin(2 * np.pi * 6 * t + 2 * slow_noise(rng, samples, 1, .3, sampling_rate))
         dipole += .05 * patient.gains[0] * tremor * (.5, .8, -1)
     heart = dipole @ np.array(list(DOWER.values())).T     # (samples, 3) -> (samples, 8)
@@ -192,11 +206,12 @@ def simulate_ecg(rng, patient, shapes, symbols, seconds, sampling_rate, mains, f
     leads = heart.shape[1]
     baseline = patient.wander * (2 * slow_noise(rng, samples, leads, 2, sampling_rate)
                                  + rng.normal(size=leads) * np.sin(breath * t))
-    ecg = lfilter([1, -1], [1, dt - 1], heart, axis=0) + lfilter([0, dt], [1, dt - 1], baseline, axis=0)
+    ecg = lfilter([1, -1], [1, dt - 1], heart, axis=0)
+    ecg += lfilter([0, dt], [1, dt - 1], baseline, axis=0)
     tension = 1 + (rng.random() < .3) * slow_noise(rng, samples, 1, .5, sampling_rate) ** 2
     ecg += patient.noise * tension * rng.normal(size=ecg.shape)
-    if mains < sampling_rate / 2:
-        ecg += patient.noise * rng.uniform(0, .5, leads) * np.sin(2 * np.pi * mains * t)
+    if patient.mains < sampling_rate / 2:
+        ecg += patient.noise * rng.uniform(0, .5, leads) * np.sin(2 * np.pi * patient.mains * t)
     return times, ecg
 
 
@@ -208,16 +223,17 @@ MITBIH_BEATS = {
     "100": "N A6 V1", "101": "N A2 Q1", "102": "/ N5 f3 V1", "103": "N A1", "104": "/ f25 N8 V1 Q1",
     "105": "N V3 Q1", "106": "N V25", "107": "/ V3", "108": "N V2 A1 F1 j1", "109": "L V3 F1",
     "111": "L V1", "112": "N A1", "113": "N a1", "114": "N V6 A4 F3 J1", "115": "N",
-    "116": "N V5 A1", "117": "N A1", "118": "R A5 V2", "119": "N V22", "121": "N A1 V1",
-    "122": "N", "123": "N V1", "124": "R V5 F3 A3 J2 j1", "200": "N V30 A2 F1",
-    "201": "N V10 a5 A2 j1 F1", "202": "N A3 V2 a1 F1", "203": "N V15 a2 F2 Q1", "205": "N V3 F2 A1",
-    "207": "L V6 A6 E6 R5", "208": "N V30 F13", "209": "N A14 V1", "210": "N V8 F2 a2 E1",
-    "212": "R N33", "213": "N F11 V7 A2", "214": "L V11 F1", "215": "N V5 A1 F1",
-    "217": "/ f12 N11 V8", "219": "N V3 A1 F1", "220": "N A6", "221": "N V16", "222": "N A10 j8 J1",
-    "223": "N V17 A5 F4 e1", "228": "N V17 A1", "230": "N V1", "231": "R N20 A2 V2", "232": "R A75 j1",
-    "233": "N V25 F3 A1", "234": "N J2 V1"}
+    "116": "N V5 A1", "117": "N A1", "118": "R A5 V2", "119": "N V22", "121": "N A1 V1", "122": "N",
+    "123": "N V1", "124": "R V5 F3 A3 J2 j1", "200": "N V30 A2 F1", "201": "N V10 a5 A2 j1 F1",
+    "202": "N A3 V2 a1 F1", "203": "N V15 a2 F2 Q1", "205": "N V3 F2 A1", "207": "L V6 A6 E6 R5",
+    "208": "N V30 F13", "209": "N A14 V1", "210": "N V8 F2 a2 E1", "212": "R N33",
+    "213": "N F11 V7 A2", "214": "L V11 F1", "215": "N V5 A1 F1", "217": "/ f12 N11 V8",
+    "219": "N V3 A1 F1", "220": "N A6", "221": "N V16", "222": "N A10 j8 J1",
+    "223": "N V17 A5 F4 e1", "228": "N V17 A1", "230": "N V1", "231": "R N20 A2 V2",
+    "232": "R A75 j1", "233": "N V25 F3 A1", "234": "N J2 V1"}
 MITBIH_RECORDS = tuple(MITBIH_BEATS)
-MITBIH_LEADS = {"102": ("V5", "V2"), "104": ("V5", "V2"), "114": ("V5", "MLII")}   # others: MLII, V1
+# Leads of the records that have others than MLII and V1.
+MITBIH_LEADS = {"102": ("V5", "V2"), "104": ("V5", "V2"), "114": ("V5", "MLII")}
 MITBIH_FIBRILLATION = ("201", "203", "210", "219", "221")
 
 
@@ -230,7 +246,7 @@ def write_mitbih(folder, records=MITBIH_RECORDS, seconds=120, seed=0):
     """
     unknown = sorted(set(records) - set(MITBIH_RECORDS))
     if unknown:
-        raise ValueError(f"records {unknown}: expected names of MIT-BIH such as '100' (see MITBIH_RECORDS)")
+        raise ValueError(f"records {unknown}: expected names of MIT-BIH (see MITBIH_RECORDS)")
     if seconds < 5:
         raise ValueError(f"seconds = {seconds}: expected 5 or more, so that some beats fit in")
     folder = Path(folder)
@@ -241,14 +257,17 @@ def write_mitbih(folder, records=MITBIH_RECORDS, seconds=120, seed=0):
 
 
 def write_at_rate(source, folder, names, rate, leads):
-    """Rewrites simulated records {name: new name} at another rate and with other lead names, as a third database."""
+    """Rewrites simulated records {name: new name} as another database: its rate, its lead names."""
+    folder = Path(folder)
     folder.mkdir(parents=True)
     for name, new in names.items():
-        record, annotation = wfdb.rdrecord(f"{source}/{name}"), wfdb.rdann(f"{source}/{name}", "atr")
+        record = wfdb.rdrecord(f"{source}/{name}")
+        annotation = wfdb.rdann(f"{source}/{name}", "atr")
         signals = resample_poly(record.p_signal, rate, record.fs, axis=0)
-        wfdb.wrsamp(new, fs=rate, units=["mV"] * 2, sig_name=leads, p_signal=signals, fmt=["16"] * 2, write_dir=str(folder),
-                    comments=record.comments)
-        wfdb.wrann(new, "atr", np.round(annotation.sample * rate / record.fs).astype(int), annotation.symbol, write_dir=str(folder))
+        wfdb.wrsamp(new, fs=rate, units=["mV"] * 2, sig_name=leads, p_signal=signals,
+                    fmt=["16"] * 2, write_dir=str(folder), comments=record.comments)
+        positions = np.round(annotation.sample * rate / record.fs).astype(int)
+        wfdb.wrann(new, "atr", positions, annotation.symbol, write_dir=str(folder))
     (folder / "RECORDS").write_text("".join(f"{new}\n" for new in names.values()))
 
 
@@ -256,22 +275,26 @@ def write_mitbih_record(folder, record, seconds, seed):
     """-> positions (n,) int64 in samples, n symbols."""
     rng = np.random.default_rng([seed, int(record)])
     patient = draw_patient(rng)
-    patient = patient._replace(gains=1.5 * patient.gains)                  # chest electrodes see more
+    fibrillation = record in MITBIH_FIBRILLATION
+    patient = patient._replace(
+        gains=1.5 * patient.gains,   # chest electrodes see more
+        mains=60, fibrillation=fibrillation)
     usual, *others = MITBIH_BEATS[record].split()
     shapes = beat_shapes(rng, np.array(BEATS[usual])) | {s: np.array(BEATS[s]) for s in "NLR"}
     shares = {other[0]: int(other[1:]) for other in others}
     symbols = draw_symbols(rng, round(seconds * patient.rate / 60) + 2, usual, shares)
-    fibrillation = record in MITBIH_FIBRILLATION
-    times, ecg = simulate_ecg(rng, patient, shapes, symbols, seconds, 360, 60, fibrillation)
+    times, ecg = simulate_ecg(rng, patient, shapes, symbols, seconds, 360)
 
-    leads = MITBIH_LEADS.get(record, ("MLII", "V1"))      # MLII is lead II with electrodes on the chest
+    leads = MITBIH_LEADS.get(record, ("MLII", "V1"))   # MLII: lead II, electrodes on the chest
     columns = [list(DOWER).index(lead.removeprefix("ML")) for lead in leads]
     counts = np.clip(np.round(1024 + 200 * ecg[:, columns]), 0, 2047).astype(np.int64)
     wfdb.Record(
-        record_name=record, n_sig=2, fs=360, sig_len=len(counts), d_signal=counts, sig_name=list(leads),
+        record_name=record, n_sig=2, fs=360, sig_len=len(counts), d_signal=counts,
+        sig_name=list(leads),
         file_name=[f"{record}.dat"] * 2, fmt=["212"] * 2, adc_gain=[200.0] * 2, baseline=[1024] * 2,
-        units=["mV"] * 2, adc_res=[11] * 2, adc_zero=[1024] * 2, block_size=[0] * 2, comments=[SIMULATED],
-        init_value=list(counts[0]), checksum=list(counts.sum(axis=0) % 65536)).wrsamp(write_dir=str(folder))
+        units=["mV"] * 2, adc_res=[11] * 2, adc_zero=[1024] * 2, block_size=[0] * 2,
+        comments=[SIMULATED], init_value=list(counts[0]),
+        checksum=list(counts.sum(axis=0) % 65536)).wrsamp(write_dir=str(folder))
 
     peaks = np.round(times * 360).astype(np.int64)
     marks = [(p, str(s), "") for p, s in zip(peaks, symbols) if 0 <= p < len(counts)]
@@ -289,15 +312,15 @@ def write_mitbih_record(folder, record, seconds, seed):
 
 PTBXL_LEADS = ("I", "II", "III", "AVR", "AVL", "AVF", "V1", "V2", "V3", "V4", "V5", "V6")
 PTBXL_COLUMNS = (
-    "ecg_id patient_id age sex height weight nurse site device recording_date report scp_codes heart_axis "
-    "infarction_stadium1 infarction_stadium2 validated_by second_opinion initial_autogenerated_report "
-    "validated_by_human baseline_drift static_noise burst_noise electrodes_problems extra_beats pacemaker "
-    "strat_fold filename_lr filename_hr")
+    "ecg_id patient_id age sex height weight nurse site device recording_date report "
+    "scp_codes heart_axis infarction_stadium1 infarction_stadium2 validated_by second_opinion "
+    "initial_autogenerated_report validated_by_human baseline_drift static_noise burst_noise "
+    "electrodes_problems extra_beats pacemaker strat_fold filename_lr filename_hr")
 # Superclasses that come together, in percent: the real ones, rounded.
 COMBINATIONS = {
-    "NORM": 41, "MI": 12, "STTC": 11, "CD": 8, "MI CD": 6, "STTC HYP": 3.5, "": 3.5, "MI STTC": 3, "HYP": 2.5,
-    "STTC CD": 2.5, "NORM CD": 2, "MI STTC HYP": 1.5, "CD HYP": 1.5, "MI STTC CD": 1, "STTC CD HYP": 1,
-    "MI HYP": 1, "MI STTC CD HYP": 1}
+    "NORM": 41, "MI": 12, "STTC": 11, "CD": 8, "MI CD": 6, "STTC HYP": 3.5, "": 3.5, "MI STTC": 3,
+    "HYP": 2.5, "STTC CD": 2.5, "NORM CD": 2, "MI STTC HYP": 1.5, "CD HYP": 1.5, "MI STTC CD": 1,
+    "STTC CD HYP": 1, "MI HYP": 1, "MI STTC CD HYP": 1}
 # A part of the real table: code -> kinds (d: diagnostic, f: form, r: rhythm), superclass, subclass,
 # its weight among its superclass's codes when one is drawn, description.
 STATEMENTS = {
@@ -331,11 +354,14 @@ STATEMENTS = {
 # What a statement of severity 1 adds to the normal beat, in the columns of BEATS.
 CHANGES = {
     "1AVB": {"P": (-.085, 0, 0, 0, 0)},
-    "LAFB": {"Q": (0, 0, 0, .20, 0), "R": (0, .001, .15, -1.05, 0), "S": (.004, .002, .10, -.25, 0)},
-    "IVCD": {"Q": (-.012, .005, 0, 0, 0), "R": (0, .009, -.20, -.10, 0), "S": (.018, .008, 0, 0, 0)},
+    "LAFB": {"Q": (0, 0, 0, .20, 0), "R": (0, .001, .15, -1.05, 0),
+             "S": (.004, .002, .10, -.25, 0)},
+    "IVCD": {"Q": (-.012, .005, 0, 0, 0), "R": (0, .009, -.20, -.10, 0),
+             "S": (.018, .008, 0, 0, 0)},
     "LVH": {"R": (0, .001, .60, .10, .35), "S": (0, .001, 0, 0, .50),
             "ST": (0, 0, -.10, -.04, .07), "T": (0, 0, -.30, -.10, .15)},
-    "RVH": {"R": (0, .001, -.80, .10, -.45), "S": (0, .001, -.30, 0, -.55), "T": (0, 0, -.05, -.10, .22)},
+    "RVH": {"R": (0, .001, -.80, .10, -.45), "S": (0, .001, -.30, 0, -.55),
+            "T": (0, 0, -.05, -.10, .22)},
     "NDT": {"T": (0, 0, -.26, -.20, .08)},
     "NST_": {"ST": (0, 0, -.09, -.08, .05), "T": (0, 0, -.10, -.08, 0)},
     "STD_": {"ST": (0, 0, -.09, -.08, .05)}}
@@ -364,7 +390,8 @@ def write_ptbxl(folder, records=600, seed=0, sampling_rate=100):
         row, ecg = simulate_ptbxl_record(ecg_id, *visit, seed, sampling_rate)
         write_format_16(folder / row[column], ecg, sampling_rate)
         rows.append(row)
-    pd.DataFrame(rows, columns=PTBXL_COLUMNS.split()).to_csv(folder / "ptbxl_database.csv", index=False)
+    table = pd.DataFrame(rows, columns=PTBXL_COLUMNS.split())
+    table.to_csv(folder / "ptbxl_database.csv", index=False)
     statement_table().to_csv(folder / "scp_statements.csv")
     return pd.read_csv(folder / "ptbxl_database.csv")
 
@@ -380,7 +407,8 @@ def draw_visits(records, seed):
     shares = np.cumsum(list(COMBINATIONS.values()))
     ranks = np.searchsorted(shares / shares[-1], (rng.permutation(patients) + .5) / patients)
     superclasses = [list(COMBINATIONS)[rank].split() for rank in ranks]
-    rarest = [min(map("HYP CD STTC MI NORM".split().index, names), default=5) for names in superclasses]
+    rarity = "HYP CD STTC MI NORM".split()
+    rarest = [min(map(rarity.index, names), default=5) for names in superclasses]
     folds = np.empty(patients, int)
     folds[np.argsort(rarest, kind="stable")] = 10 - np.arange(patients) % 10
     again = rng.choice(patients, records // 8, replace=False)
@@ -391,21 +419,25 @@ def draw_visits(records, seed):
 def simulate_ptbxl_record(ecg_id, number, superclasses, fold, seed, sampling_rate):
     """-> the record's row of the table, a dict; the leads of DOWER, (samples, 8) float64 mV."""
     own = np.random.default_rng([seed, number, 1])        # the patient: the same at each visit
-    patient, sex = draw_patient(own), int(own.random() < .48)
+    patient = draw_patient(own)
+    sex = int(own.random() < .48)
     age = float(np.clip(round(own.normal(52 if "NORM" in superclasses else 66, 15)), 18, 89))
     rng = np.random.default_rng([seed, ecg_id, 2])        # the visit
     codes = draw_codes(rng, superclasses, patient.rate)
     shapes = beat_shapes(rng, usual_beat(rng, codes))
     extra = {symbol: 12 for code, symbol in (("PVC", "V"), ("PAC", "A")) if code in codes}
     symbols = draw_symbols(rng, round(patient.rate / 6) + 2, "/" if "PACE" in codes else "N", extra)
-    _, ecg = simulate_ecg(rng, patient, shapes, symbols, 10, sampling_rate, 50, "AFIB" in codes)
+    patient = patient._replace(fibrillation="AFIB" in codes)
+    _, ecg = simulate_ecg(rng, patient, shapes, symbols, 10, sampling_rate)
     name = f"{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}"
     return dict(
         ecg_id=ecg_id, patient_id=float(number + 1), age=age, sex=sex, site=0.0, device="simulated",
         recording_date=str(pd.Timestamp("1990-01-01") + pd.Timedelta(hours=7 * ecg_id)),
-        report="simulated ECG: " + ", ".join(STATEMENTS[code][-1] for code in codes), scp_codes=str(codes),
+        report="simulated ECG: " + ", ".join(STATEMENTS[code][-1] for code in codes),
+        scp_codes=str(codes),
         infarction_stadium1="unknown" if "MI" in superclasses else None, second_opinion=False,
-        initial_autogenerated_report=False, validated_by_human=True, extra_beats="1ES" if extra else None,
+        initial_autogenerated_report=False, validated_by_human=True,
+        extra_beats="1ES" if extra else None,
         pacemaker="ja, pacemaker" if "PACE" in codes else None, strat_fold=fold,
         filename_lr=f"records100/{name}_lr", filename_hr=f"records500/{name}_hr"), ecg
 
@@ -423,7 +455,8 @@ def draw_codes(rng, superclasses, rate):
         weights = np.array([STATEMENTS[name][3] for name in names], float)
         code = str(rng.choice(names, p=weights / weights.sum()))
         codes[code] = float(rng.choice((100, 80, 50, 35, 15), p=(.7, .1, .1, .05, .05)))
-    forms = {"ABQRS": .3 * ("CD" in superclasses), "STD_": .2 * ("STTC" in superclasses), "PVC": .07, "PAC": .05}
+    forms = {"ABQRS": .3 * ("CD" in superclasses), "STD_": .2 * ("STTC" in superclasses),
+             "PVC": .07, "PAC": .05}
     codes |= {form: 0.0 for form, share in forms.items() if rng.random() < share}
     rhythm = "STACH" if rate > 100 else "SBRAD" if rate < 55 else "SR"
     if "NORM" not in superclasses:
@@ -434,7 +467,7 @@ def draw_codes(rng, superclasses, rate):
 def usual_beat(rng, codes):
     """The conducted beat (waves, 5) of a heart with these statements.
 
-    How far each one shows is drawn: some are plain to see and some next to invisible, as in reality.
+    How far each one shows is drawn: some are plain to see, some nearly invisible, as in reality.
     """
     normal = np.array(BEATS["N"])
     beat = normal.copy()
@@ -446,15 +479,17 @@ def usual_beat(rng, codes):
             for wave, push in PUSH[STATEMENTS[code][1]].items():
                 beat[WAVES.index(wave), 2:] += severity * push * np.array(WALLS[code])
         if code.endswith(("LBBB", "RBBB")):               # complete, or incomplete: part of the way
-            beat += (rng.uniform(.7, 1) if code[0] == "C" else .45 * severity) * (BEATS[code[1]] - normal)
+            part = rng.uniform(.7, 1) if code[0] == "C" else .45 * severity
+            beat += part * (BEATS[code[1]] - normal)
     return beat
 
 
 def write_format_16(path, ecg, sampling_rate):
     """Writes path.dat and path.hea with 12 leads; ecg (samples, 8) float64 mV, DOWER's leads."""
-    i, ii = ecg[:, 0], ecg[:, 1]
-    limbs = np.stack([i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2], axis=1)   # Einthoven, Goldberger
-    counts = np.clip(np.round(1000 * np.hstack([limbs, ecg[:, 2:]])), -32768, 32767).astype("<i2")
+    i, ii = ecg[:, :2].T
+    limbs = [i, ii, ii - i, -(i + ii) / 2, i - ii / 2, ii - i / 2]   # Einthoven, Goldberger
+    counts = np.round(1000 * np.column_stack([*limbs, ecg[:, 2:]]))
+    counts = np.clip(counts, -32768, 32767).astype("<i2")
     lines = [f"{path.name} 12 {sampling_rate} {len(counts)}"]
     for lead, values in zip(PTBXL_LEADS, counts.T):
         checksum = int(values.sum(dtype=np.int64)) % 65536
@@ -466,8 +501,8 @@ def write_format_16(path, ecg, sampling_rate):
 
 def statement_table():
     """scp_statements.csv: a row a code, the real columns, 1.0 where a kind applies."""
-    columns = ["description", "diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass",
-               "Statement Category", "SCP-ECG Statement Description",
+    columns = ["description", "diagnostic", "form", "rhythm", "diagnostic_class",
+               "diagnostic_subclass", "Statement Category", "SCP-ECG Statement Description",
                "AHA code", "aECG REFID", "CDISC Code", "DICOM Code"]
     rows = []
     for kinds, superclass, subclass, _, text in STATEMENTS.values():

@@ -1,101 +1,318 @@
-"""tests/measure.py and tests/resnet1d_wang.py: runs that stop and go on, and tables of what was measured."""
+"""The report scripts on small simulated databases: runs are made once, tables show them."""
 
+import copy
 import json
-import os
+import sys
+from contextlib import chdir
 
-import pytest
-import torch
-
+import crossvalidate
+import harness
 import measure
+import measure_cross
+import numpy as np
+import pandas as pd
+import pytest
+import resnet1d_wang
+import runs
+import torch
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
+
+import cross_dataset_validation
 import model_evaluation
 import model_training
-import resnet1d_wang
+import preprocess_mitbih
+
+SHORT = {"epochs": 1}   # recipe of every training here
 
 
 @pytest.fixture
-def small(monkeypatch):
-    """Two short runs in place of the long list, in this process in place of another."""
-    def runs():
-        return {f"mitbih_mlp_{seed}": {"DATASET": "mitbih", "MODEL": "mlp", "SEED": seed, "EPOCHS": {"mitbih": 1}}
-                for seed in (0, 1)} | {
-            name: {"DATASET": "ptbxl", "MODEL": "mlp", "EPOCHS": {"ptbxl": 1}, **more} for name, more in (
-                ("ptbxl_cnn_fraction0.5", {"MODEL": "cnn", "TRAIN_FRACTION": .5}), ("ptbxl_cnn_0", {"MODEL": "cnn"}),
-                ("ptbxl_lstm_0", {}))}
-    made = []
+def made(monkeypatch, quick_pictures):
+    """Runs are made in this process, with one epoch. Gives the list of their names."""
+    names = []
+    scripts = {measure.__file__: measure, measure_cross.__file__: measure_cross}
 
-    def here(command, cwd, **_):
-        made.append(command[-1])
-        before = os.getcwd()
-        os.chdir(cwd)
-        with monkeypatch.context() as patch:
-            for key in ("DATASET", "MODEL"):                         # which make_run sets
-                patch.setattr(model_evaluation, key, getattr(model_evaluation, key))
-            for key, value in runs()[command[-1]].items():   # put back when the run is over
-                patch.setattr(model_training, key, value)
-            measure.make_run(command[-1])
-        os.chdir(before)
-        return type("Done", (), {"returncode": 0})
-    monkeypatch.setattr(measure, "all_runs", runs)
-    monkeypatch.setattr(measure.subprocess, "run", here)
-    return made
+    def start(script, name, place):
+        names.append(name)
+        with chdir(place):
+            scripts[script].make_run(name)
+    monkeypatch.setattr(runs, "start", start)
+    monkeypatch.setattr(measure, "SEEDS", [0, 1])
+    monkeypatch.setattr(measure, "FRACTIONS", [0.5])
+    monkeypatch.setattr(measure, "FRACTION_EPOCHS", 1)
+    one = {"mitbih": 1, "ptbxl": 1}
+    short = {"mitbih": SHORT, "ptbxl": SHORT}
+    with (harness.changed(model_evaluation, METHODS=["gradient"], AVERAGED=one),
+          harness.changed(model_training, RECIPES=short, TRANSFER=short)):
+        yield names
 
 
-def test_runs_are_made_once_and_the_tables_show_them(prepared, small, quick_pictures, monkeypatch, capsys):
-    monkeypatch.setattr(measure.sys, "argv", ["measure.py", "mitbih"])
-    measure.main()
-    assert small == ["mitbih_mlp_0", "mitbih_mlp_1"]
-    first = json.loads((prepared / "results/mitbih_mlp_0/mitbih_mlp_metrics.json").read_text())
-    second = json.loads((prepared / "results/mitbih_mlp_1/mitbih_mlp_metrics.json").read_text())
-    row = next(line for line in (prepared / "results/tables.md").read_text().splitlines() if line.startswith("| mlp | 2 |"))
-    assert row.split(" | ")[2] == measure.spread([first["mean_f1_nsv"], second["mean_f1_nsv"]])
-    monkeypatch.setattr(measure.sys, "argv", ["measure.py"])
-    measure.main()
-    # those there stay
-    assert small == ["mitbih_mlp_0", "mitbih_mlp_1", "ptbxl_cnn_fraction0.5", "ptbxl_cnn_0", "ptbxl_lstm_0"]
-    text = (prepared / "results/tables.md").read_text()
-    assert "cnn + lstm, seed 0" in text and (prepared / "results/learning_curve.png").stat().st_size > 10_000
-    assert "done before" in capsys.readouterr().out
+def run(script, monkeypatch, *arguments):
+    """Runs the main() of a report script with command line arguments."""
+    monkeypatch.setattr(sys, "argv", [script.__name__, *arguments])
+    script.main()
 
 
-def test_spread_is_mean_and_standard_deviation():
-    assert (measure.spread([.5, .7, .9]) == ".700 ± .200" and measure.spread([None]) == "n/a"
-            and measure.spread([.25]) == ".250")
+def rows_of(path):
+    """Markdown file with one table -> dict of its rows."""
+    lines = [line.strip("| ").split(" | ") for line in path.read_text().splitlines()
+             if line.startswith("| ")]
+    return {title: values for title, *values in lines}
 
 
-def test_the_fractions_are_those_of_the_constants():
-    runs = measure.all_runs()
-    assert {name.split("_")[1] for name in runs
-            if name.startswith("mitbih_") and "random" not in name} == {"cnn", "lstm", "mlp"}
-    for constants in runs.values():
-        assert set(constants) <= set(vars(model_training))
+# ---- measure.py ----
 
+def test_runs_are_made_once_and_the_table_shows_what_was_measured(prepared, made, monkeypatch):
+    monkeypatch.setattr(measure, "MODELS", ["mlp"])
+    run(measure, monkeypatch, "mitbih")
+    run(measure, monkeypatch, "mitbih")
+    assert made == ["mitbih_mlp_0", "mitbih_mlp_1"]
+    f1 = []
+    for name in made:
+        path = prepared / "results" / name / "mitbih_mlp_metrics.json"
+        f1.append(json.loads(path.read_text())["tables"]["by class"]["S"]["f1"])
+    rows = rows_of(prepared / "results/mitbih.md")
+    assert rows["S F1"] == [f"{np.mean(f1):.3f} ± {np.std(f1, ddof=1):.3f}".replace("0.", ".")]
+    assert rows["seeds"] == ["2"]
+    assert "SIMULATED" in (prepared / "results/mitbih.md").read_text()
+    costs = json.loads((prepared / "results/mitbih_mlp_0/run.json").read_text())
+    assert costs["training_cpu_seconds"] > 0 and costs["training_peak_gb"] > 0.1
+    assert rows["parameters"] == [f"{costs['parameters']:,}"]
+
+
+def test_a_run_of_other_code_or_settings_is_refused(prepared, monkeypatch):
+    settings = {"MODEL": "mlp"}
+    folder = prepared / "results"
+    (folder / "mlp").mkdir(parents=True)
+    with chdir(folder / "mlp"):
+        runs.save_run(runs.code_version(), settings)
+    assert list(runs.finished_runs(folder, {"mlp": settings, "cnn": {}})) == ["mlp"]
+    with pytest.raises(SystemExit, match="other code or settings made .*mlp"):
+        runs.finished_runs(folder, {"mlp": {"MODEL": "cnn"}})
+    monkeypatch.setattr(runs, "code_version", lambda: "other")
+    with pytest.raises(SystemExit, match="mlp .code = .*now 'other'.*delete these folders"):
+        runs.make_runs(measure.__file__, folder, {"mlp": settings}, {"mlp": []})
+
+
+def test_the_code_version_follows_the_code_and_not_the_comments(work, monkeypatch):
+    for name in runs.SCRIPTS:
+        (work / name).write_text((harness.ROOT / name).read_text())
+    version = runs.code_version()
+    monkeypatch.setattr(harness, "ROOT", work)
+    path = work / "model_training.py"
+    text = path.read_text()
+    path.write_text(text.replace('"""Trains ', '"""Fits ') + "\n# a comment\n")
+    assert path.read_text() != text and runs.code_version() == version
+    path.write_text(text + "\nx = 1\n")
+    assert runs.code_version() != version
+
+
+def test_the_learning_curve_trains_on_some_patients_and_tests_on_all(prepared, made, monkeypatch):
+    run(measure, monkeypatch, "learning_curve")
+    assert made == ["ptbxl_cnn_fraction_0.5", "ptbxl_cnn_0"]
+    some, every = (json.loads((prepared / "results" / name / "run.json").read_text())
+                   for name in made)
+    assert 0.4 < some["training_rows"] / every["training_rows"] < 0.6
+    metrics = [json.loads((prepared / "results" / name / "ptbxl_cnn_metrics.json").read_text())
+               for name in made]
+    counts = [one["tables"]["all classes"]["n"]["value"] for one in metrics]
+    assert counts[0] == counts[1]
+    assert len(rows_of(prepared / "results/learning_curve.md")) == 4   # two of the head
+    assert (prepared / "results/learning_curve.png").stat().st_size > 10_000
+
+
+def test_an_ensemble_has_the_mean_probabilities(prepared, made, monkeypatch):
+    monkeypatch.setattr(measure, "MODELS", ["cnn", "lstm"])
+    monkeypatch.setattr(measure, "SEEDS", [0])
+    run(measure, monkeypatch, "ptbxl_seeds")
+    tables = [pd.read_csv(prepared / f"results/ptbxl_{model}_0/ptbxl_{model}_predictions.csv")
+              for model in ("cnn", "lstm")]
+    probability = sum(table.filter(like=" probability").to_numpy() for table in tables) / 2
+    truth = tables[0].filter(like=" true").to_numpy()
+    rows = rows_of(prepared / "results/ptbxl_seeds.md")
+    auc = roc_auc_score(truth, probability, average="macro")
+    assert rows["macro AUC"][2] == f"{auc:.3f}".replace("0.", ".")
+
+
+def test_every_run_names_constants_of_model_training():
+    for settings in measure.all_runs().values():
+        assert set(settings) - {"fraction"} <= set(vars(model_training))
+    assert len(measure.all_runs()) == 9 + 9 + 3 + 3 + 3
+
+
+# ---- measure_cross.py ----
+
+def test_cross_runs_and_tables(prepared, arrays, made, monkeypatch):
+    database = preprocess_mitbih.DATA_DIR
+    (prepared / database).symlink_to(arrays / database)
+    monkeypatch.setattr(measure_cross, "MODELS", ["cnn"])
+    more = {"ptbxl_cnn": ["ADC units"]}
+    monkeypatch.setattr(measure_cross, "tests_of",
+                        lambda trained: ["as it is", *more.get(trained, [])])
+    run(measure_cross, monkeypatch)
+    assert len(made) == 1 + 3 + 4
+    run(measure_cross, monkeypatch)
+    assert len(made) == 8
+    as_it_is, in_adc_units = (
+        json.loads((prepared / "results/cross" / f"ptbxl_cnn_{test}"
+                    / "ptbxl_to_mitbih_cnn_cross.json").read_text())["tables"]
+        for test in ("as_it_is", "ADC_units"))
+    assert in_adc_units["in-domain"] == as_it_is["in-domain"]
+    assert in_adc_units["cross-domain"] != as_it_is["cross-domain"]
+    text = (prepared / "results/cross/tables.md").read_text()
+    assert "SIMULATED" in text and text.count("## ") == 4
+    assert runs.interval_text(as_it_is["cross-domain"]["AUC, ventricular"]) in text
+    assert (prepared / "results/cross/both_directions.png").stat().st_size > 10_000
+
+
+@pytest.fixture
+def beat_model(prepared, quick_pictures):
+    """A beat model and strips of PTB-XL for it; the sampling rate is that of the model's data."""
+    with harness.changed(model_training, TRANSFER={"mitbih": SHORT}):
+        harness.run_stage(model_training, MODEL="mlp", RECIPE="transfer")
+    source = preprocess_mitbih.load_dataset("mitbih")
+    checkpoint, _ = model_training.load_checkpoint(source, "mlp")
+    target = preprocess_mitbih.load_dataset("ptbxl")
+    return checkpoint, cross_dataset_validation.strips_of(target, [10])
+
+
+def test_each_ablation_replaces_one_step(beat_model):
+    checkpoint, strips = beat_model
+    inputs_of = cross_dataset_validation.inputs_of
+    (signals, features), number, _ = inputs_of(checkpoint, strips)
+
+    def ablated(name, checkpoint=checkpoint, strips=strips):
+        return measure_cross.ABLATIONS[name](inputs_of, checkpoint, strips)
+
+    other = copy.copy(strips)   # 100 Hz, taken for 360 Hz
+    other.rate = checkpoint.header.sampling_rate
+    assert torch.equal(ablated("not resampled")[0][0], inputs_of(checkpoint, other)[0][0])
+    other = copy.copy(strips)   # lead I, taken for lead II
+    other.signals = strips.signals[:, :1]
+    other.leads = ["II"]
+    assert torch.equal(ablated("the first leads")[0][0], inputs_of(checkpoint, other)[0][0])
+    assert not torch.equal(ablated("the first leads")[0][0], signals)
+    (filtered, _), _, _ = ablated("no low-pass filter")
+    assert filtered.shape == signals.shape and not torch.equal(filtered, signals)
+    (scaled, _), _, _ = ablated("ADC units")   # a beat is in heights of the median beat
+    assert torch.allclose(scaled, signals, atol=1e-3)
+    _, place, _ = ablated("a beat every 0.8 s")
+    assert np.array_equal(place, np.repeat(np.arange(len(strips.signals)), 12))
+    (_, mean), _, _ = ablated("mean RR features")
+    assert features.shape[1] == 25 and torch.equal(mean, mean[:1].expand_as(mean))
+    (one, _), place, _ = ablated("one beat or crop a strip")
+    assert np.array_equal(place, np.unique(number)) and len(one) == len(place)
+
+
+# ---- crossvalidate.py ----
+
+def test_cross_validation_calls_every_beat_of_ds1_once_and_never_sees_ds2(
+        prepared, quick_pictures, monkeypatch):
+    ds1 = set(preprocess_mitbih.SUBSETS["DS1"].split())
+    data = preprocess_mitbih.load_dataset("mitbih")
+    beats = {name: int(np.sum(data.record == name)) for name in ds1}
+    split_rows = model_training.split_rows
+    trainings = []
+
+    def watched_split(data, recipe):
+        rows = split_rows(data, recipe)
+        train, validation = (set(data.record[rows[side]]) for side in ("train", "validation"))
+        assert set(data.record) == ds1 == train | validation and not train & validation
+        assert len(rows["test"]) == 0
+        trainings.append((recipe.epochs, validation))
+        return rows
+    monkeypatch.setattr(model_training, "split_rows", watched_split)
+    monkeypatch.setattr(crossvalidate, "GROUPINGS", [0])
+    monkeypatch.setattr(crossvalidate, "SEEDS", [0, 1])
+    with harness.changed(model_training, RECIPES={"mitbih": SHORT}):
+        run(crossvalidate, monkeypatch, "mlp", "epochs=2", "learning_rate=1e-3")
+        assert [epochs for epochs, _ in trainings] == [1] * 8 + [2] * 8
+        assert set.union(*(group for _, group in trainings[:4])) == ds1
+        assert sum(len(group) for _, group in trainings[:4]) == len(ds1)
+        path, = prepared.glob("results/crossvalidation/mlp_as_it_is_*.jsonl")
+        called = {}
+        for key, records in crossvalidate.read_trainings(path).items():
+            if key[1] == 0:
+                called |= {name: int(np.sum(matrix)) for name, matrix in records.items()}
+        assert called == beats
+
+        lines = path.read_text().splitlines()   # one training is lost
+        path.write_text("\n".join(lines[:-1]) + "\n")
+        run(crossvalidate, monkeypatch, "mlp", "epochs=2", "learning_rate=1e-3")
+        assert len(trainings) == 17 and path.read_text().splitlines()[:-1] == lines[:-1]
+    rows = rows_of(prepared / "results/crossvalidation/mlp_epochs=2_learning_rate=1e-3.md")
+    assert rows["S F1"][2].endswith("of 2")
+    assert not list(prepared.glob("*.pth"))
+
+
+def test_cross_validation_pools_the_beats_of_all_groups():
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 5, (8, 50))   # of eight records
+    called = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 5, truth.shape))
+    matrices = [confusion_matrix(*pair, labels=range(5)).tolist() for pair in zip(truth, called)]
+    trainings = {(0, 0, group): {str(record): matrices[record] for record in (group, group + 4)}
+                 for group in range(4)}
+    figures = crossvalidate.figures_of(trainings).loc[0, 0]
+    f1 = f1_score(truth.ravel(), called.ravel(), labels=[0, 1, 2], average=None)
+    assert np.allclose(figures[["N F1", "S F1", "V F1"]], f1)
+    assert figures["mean F1 of N, S, V"] == pytest.approx(f1.mean())
+    of_records = [f1_score(*pair, labels=[0, 1, 2], average="macro") for pair in zip(truth, called)]
+    assert figures["mean over records"] == pytest.approx(np.mean(of_records))
+    del trainings[0, 0, 3]   # not complete
+    assert len(crossvalidate.figures_of(trainings)) == 0
+
+
+def test_an_unknown_setting_is_refused():
+    with pytest.raises(SystemExit, match="epoch'.*expected one of .*epochs"):
+        crossvalidate.parse_change("epoch=3", "cnn")
+    with pytest.raises(SystemExit):   # the group that is left out must not choose the epoch
+        crossvalidate.parse_change("keep_epoch='best'", "cnn")
+
+
+# ---- resnet1d_wang.py ----
 
 def test_resnet1d_wang_goes_on_where_it_was_stopped(prepared, monkeypatch):
     monkeypatch.setattr(resnet1d_wang, "EPOCHS", 2)
+    path = prepared / "results/resnet1d_wang/ptbxl_resnet1d_wang_metrics.json"
     resnet1d_wang.main()
-    straight = json.loads((prepared / "results/resnet1d_wang.json").read_text())
-    for path in (prepared / "results").iterdir():
-        path.unlink()
-    original, calls = resnet1d_wang.train_epoch, []
+    straight = path.read_text()
+    for file in path.parent.iterdir():
+        file.unlink()
+    train_epoch = resnet1d_wang.train_epoch
+    calls = []
 
     def stopped(*arguments):
         calls.append(1)
         if len(calls) == 2:
             raise KeyboardInterrupt
-        return original(*arguments)
+        return train_epoch(*arguments)
     monkeypatch.setattr(resnet1d_wang, "train_epoch", stopped)
     with pytest.raises(KeyboardInterrupt):
         resnet1d_wang.main()
-    monkeypatch.setattr(resnet1d_wang, "train_epoch", original)
+    assert not path.exists()
     torch.manual_seed(5)
     resnet1d_wang.main()
-    resumed = json.loads((prepared / "results/resnet1d_wang.json").read_text())
-    assert resumed["macro_auc"] == straight["macro_auc"] and resumed["thresholds"] == straight["thresholds"]
+    assert len(calls) == 3 and path.read_text() == straight
+    peer = runs.finished_runs(measure.FOLDER, {"resnet1d_wang": {}})
+    rows = measure.table_of({"resnet1d_wang": list(peer.values())}, measure.PTBXL_FIGURES)
+    assert rows.loc["macro AUC", "resnet1d_wang"].startswith(".")
 
 
 def test_resnet1d_wang_has_the_published_size():
-    """128 maps in a stem of kernel 7 and three blocks of kernels 5 and 3, two of them with a shortcut of kernel 1."""
+    """A stem of kernel 7 and three blocks of kernels 5 and 3, two of them with a shortcut."""
     net = resnet1d_wang.ResNet1dWang()
-    convolutions = sum(layer.weight.numel() for layer in net.modules() if isinstance(layer, torch.nn.Conv2d))
-    assert convolutions == 12 * 128 * 7 + 3 * 128 * 128 * 8 + 2 * 128 * 128
-    assert net(torch.randn(2, 12, 250)).shape == (2, 5) and net.body(torch.randn(1, 12, 1, 250)).shape == (1, 128, 1, 63)
+    convolutions = [layer for layer in net.modules() if isinstance(layer, torch.nn.Conv2d)]
+    expected = 12 * 128 * 7 + 3 * 128 * 128 * 8 + 2 * 128 * 128
+    assert sum(layer.weight.numel() for layer in convolutions) == expected
+    assert net(torch.randn(2, 12, 250)).shape == (2, 5)
+    assert net.body(torch.randn(1, 12, 1, 250)).shape == (1, 128, 1, 63)
+
+
+# ---- Texts ----
+
+def test_figures_have_three_digits_and_no_leading_zero():
+    assert runs.spread_text([0.5, 0.7, 0.9]) == ".700 ± .200"
+    assert runs.spread_text([0.25, None]) == ".250"
+    assert runs.spread_text([None]) == "n/a"
+    assert runs.text_of(-0.0101) == "-.010" and runs.text_of(1.0) == "1.000"
+    assert runs.interval_text({"value": 0.5, "low": 0.25, "high": 1.0}) == ".500 [.250 1.000]"
+    assert runs.interval_text({"value": 0.5, "low": None, "high": None}) == ".500"

@@ -3,7 +3,7 @@
     python tests/checks/kill_and_resume.py
 
 Every run that ends must have the weights and the history of a run that was never stopped, bit for
-bit. Both datasets, simulated, in a temporary folder; takes four minutes.
+bit. Both datasets, simulated, in a temporary folder; takes three minutes.
 """
 
 import random

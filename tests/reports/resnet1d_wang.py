@@ -4,10 +4,10 @@ Run it in a folder with the ptbxl_*.npy files (over an hour on two cores):
 
     python tests/reports/resnet1d_wang.py
 
-After every epoch the whole state goes to results/resnet1d_wang/state.pth: stopped, the script goes
-on from there. Writes run.json and ptbxl_resnet1d_wang_metrics.json into that folder; measure.py
-shows them beside the models of this repository. training_seconds are the median epoch's times the
-number of epochs, so that an epoch beside another job does not count.
+After every epoch the whole state goes to results/resnet1d_wang/state_{code version}.pth: stopped,
+the script goes on from there. Writes run.json and ptbxl_resnet1d_wang_metrics.json into that
+folder; measure.py shows them beside the models of this repository. training_seconds are the median
+epoch's times the number of epochs, so that an epoch beside another job does not count.
 
 Network: Wang, Yan and Oates, "Time Series Classification from Scratch with Deep Neural Networks",
 IJCNN 2017, in the form and with the recipe of Strodthoff et al., "Deep Learning for ECG Analysis:
@@ -125,8 +125,8 @@ def fit(net, signals, targets, rows):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, LEARNING_RATE, total_steps=EPOCHS * (len(rows) // BATCH_SIZE))
     parts = [net, optimiser, schedule]
-    run = {"code": runs.code_version(), "epochs": EPOCHS}
-    path = FOLDER / "state.pth"
+    run = {"epochs": EPOCHS}
+    path = FOLDER / f"state_{runs.code_version()}.pth"
     costs = []
     if path.exists():
         costs, _ = model_training.load_state(path, run, parts)
@@ -146,7 +146,7 @@ def standardise(signals, rows):
     As in the benchmark; a quarter of the training rows gives both.
     """
     sample = signals[torch.from_numpy(rows[::4])]
-    return (signals - sample.mean()) / sample.std()
+    return (signals - sample.mean()).div_(sample.std())
 
 
 # ---- Main ----
