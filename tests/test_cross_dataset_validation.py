@@ -227,7 +227,8 @@ def example_result():
     truth = pd.DataFrame({"abnormal": rng.random(500) < 0.4, "PVC": rng.random(500) < 0.2})
     scores = (truth + rng.normal(size=(500, 2))).round(1)
     truth = truth.astype(float).mask(rng.random((500, 2)) < 0.1)
-    return SimpleNamespace(truth=truth, scores=scores, threshold=0.6,
+    place = pd.DataFrame({"patient": np.arange(500) // 3})
+    return SimpleNamespace(truth=truth, scores=scores, threshold=0.6, place=place,
                            probability=expit(scores["abnormal"].to_numpy()))
 
 
@@ -262,6 +263,22 @@ def test_strip_figures_equal_scikit_learn():
         assert list(table) == list(expected)
         for figure, value in expected.items():
             assert table[figure][k] == pytest.approx(value, abs=1e-12)
+
+
+def test_both_sides_are_drawn_apart_and_differ_in_what_both_have():
+    home = example_result()
+    away = example_result()
+    away.truth = away.truth.rename(columns={"PVC": "PAC"})
+    away.scores = away.scores.rename(columns={"PVC": "PAC"})
+    tables = stage.cross_tables(dict(zip(SIDES, (home, away))))
+    drop = tables["drop"]
+    assert "AUC, abnormal" in drop.index and not drop.index.str.contains("PVC|PAC").any()
+    assert (drop["value"] == 0).all() and (drop["low"] < 0).all() and (drop["high"] > 0).all()
+    rows = tables["rows"]
+    assert rows.loc["PVC"].notna().tolist() == [True] * 3 + [False] * 3
+    abnormal = home.truth["abnormal"]
+    patients = home.place["patient"][abnormal == 1].nunique()
+    assert rows.loc["abnormal"].tolist() == 2 * [abnormal.count(), abnormal.sum(), patients]
 
 
 def test_validation_strips_calibrate_the_probabilities_and_set_the_threshold():
@@ -322,8 +339,12 @@ def test_the_saved_scores_repeat_the_figures(trained, capsys, source, target, mo
         ends = [values(report, side)[figure] for side in SIDES]
         assert drop is None or drop == pytest.approx(ends[0] - ends[1])
     ecgs = table[table["side"] == SIDES[target == "ptbxl"]]["record"].astype(int)
-    fold = np.load("ptbxl_metadata.npy")["fold"]
-    assert set(ecgs) == set(np.flatnonzero(fold == 10) + 1) and ecgs.is_unique
+    metadata = np.load("ptbxl_metadata.npy")
+    tested = metadata[metadata["fold"] == 10]
+    assert set(ecgs) == set(tested["ecg_id"]) and ecgs.is_unique
+    unknown = np.sum(tested["superclasses"].sum(axis=1) == 0)
+    left_out = report["left_out"][SIDES[target == "ptbxl"]]
+    assert left_out == {"records without a superclass": unknown}
     assert report["warnings"] == ["SIMULATED DATA: no figure is a result"]
     assert "SIMULATED DATA" in printed
     with open(f"{source}_to_{target}_{model}_cross.png", "rb") as file:
@@ -360,9 +381,20 @@ def test_fine_tuning_changes_the_decision_on_the_target_alone(quick_pictures, tr
     assert not np.allclose(scores.loc[is_target, decision], new_scores.loc[is_target, decision])
     notes = [report["notes"]["cross-domain"] for report in (usual, tuned)]
     assert notes[1][:-1] == notes[0] and "of 15 patients" in notes[1][-1]
+    known = new_scores[is_target & new_scores["abnormal truth"].notna()]
+    called = known["probability"] >= 0.5
+    assert values(tuned, "cross-domain")["sensitivity"] == pytest.approx(
+        sk.recall_score(known["abnormal truth"], called))
     if target == "mitbih":   # the other direction has too few patients to be sure
         figures = [values(report, "cross-domain")["AUC, abnormal"] for report in (usual, tuned)]
         assert figures[1] > figures[0] + 0.1
+
+
+def test_fine_tuning_takes_no_patient_of_the_test_records(quick_pictures, trained):
+    trained("ptbxl", "mlp")
+    report, _ = cross("ptbxl", "mitbih", "mlp", FINE_TUNE_PATIENTS=100)
+    # DS1 without five validation records and without 201, who is 202, too
+    assert report["notes"]["cross-domain"][-1].endswith("of 16 patients")
 
 
 @pytest.mark.parametrize("source, target, rows", [

