@@ -11,7 +11,7 @@ Writes  {dataset}_{model}_metrics.json     every table that is printed, with the
         {dataset}_{model}_explanation.png  a test ECG of each class, with its attribution
         {dataset}_{model}_averages.png     mean attribution of each class, and the deletion test
         {dataset}_{model}_mistakes.png     the test ECGs with the largest errors
-Takes   under a minute on two cores.
+Takes   15 s on two cores.
 """
 
 import base64
