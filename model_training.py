@@ -155,7 +155,7 @@ def check_patients(data, rows, split):
     if split == "random":
         return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
                 "are far too good, for comparison with older papers only ***")
-    known = shared & {"201"} if data.name == "mitbih" else set()
+    known = shared & test & {"201"} if data.name == "mitbih" else set()
     if shared - known:
         raise SystemExit(f"patients {', '.join(sorted(shared - known)[:10])} are on two sides of "
                          "the split. Nothing was trained")
@@ -609,7 +609,7 @@ def fit(net, examples, rows, recipe, header):
     names = header.class_names
     targets = examples.targets[rows["validation"]]
     statements = examples.statements[rows["validation"]]
-    run = {"model": MODEL, **vars(recipe), **header.sha256}
+    run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
     state_path = Path(f"{DATASET}_{MODEL}_state.pth")
     batch_size = min(recipe.batch_size, len(rows["train"]))
     model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)

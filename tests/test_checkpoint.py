@@ -24,7 +24,7 @@ def test_thresholds_have_the_best_f1_to_be_expected():
     logits = torch.from_numpy(rng.normal(-1, 2, 20_000))
     chance = torch.sigmoid(logits).numpy()
     targets = np.column_stack([rng.random(20_000) < chance] * 2 + [np.zeros(20_000)])
-    skewed = torch.sigmoid(2 * logits + 1).numpy()   # not calibrated
+    skewed = torch.sigmoid(logits + 3).numpy()   # not calibrated
     probability = np.column_stack([chance, skewed, chance])
     thresholds = stage.best_thresholds(probability, targets)
     best = []

@@ -164,6 +164,21 @@ def test_annotated_and_detected_beats_give_the_model_the_same_inputs(trained):
     np.testing.assert_allclose(detected.mean(dim=0), annotated.mean(dim=0), atol=0.08)
 
 
+def test_strips_of_another_rate_give_the_model_the_same_inputs(trained):
+    trained("mitbih", "mlp", RECIPE="transfer")
+    data = preprocess_mitbih.load_dataset("mitbih")
+    checkpoint, _ = stage.load_checkpoint(data, "mlp")
+    strips = stage.mitbih_strips(data, ["100", "103"])
+    (expected, _), number, _ = stage.inputs_of(checkpoint, strips)
+    strips.signals = stage.resample(strips.signals, 360, 100)
+    strips.beats = [np.round(peaks / 3.6).astype(int) for peaks in strips.beats]
+    strips.rate = 100
+    (signals, _), again, notes = stage.inputs_of(checkpoint, strips)
+    np.testing.assert_array_equal(again, number)
+    assert np.corrcoef(signals.ravel(), expected.ravel())[0, 1] > 0.99
+    assert "sampling rate: 100 to 360 Hz" in notes
+
+
 # ---- Scores ----
 
 def mitbih_model(trained, model="mlp", records=("100", "119", "232")):
@@ -351,6 +366,20 @@ def test_the_saved_scores_repeat_the_figures(trained, capsys, source, target, mo
         assert file.read(4) == b"\x89PNG"
 
 
+def test_validation_records_of_the_source_alone_set_threshold_and_calibration(quick_pictures,
+                                                                              trained):
+    records = []
+
+    def decide(results, validation):
+        records.extend(validation.place["record"])
+        original(results, validation)
+    original = stage.decide
+    trained("mitbih", "mlp")
+    with changed(stage, decide=decide):
+        cross("mitbih", "ptbxl", "mlp")
+    assert set(records) == set(model_training.VALIDATION_RECORDS)
+
+
 def test_shuffled_labels_give_an_interval_around_one_half(quick_pictures, trained):
     trained("mitbih", "mlp")
 
@@ -439,7 +468,7 @@ def test_a_third_database_is_scored_beat_by_beat(quick_pictures, trained, capsys
     names = {"101": "800", "106": "801", "208": "802", "209": "803"}
     simulate.write_mitbih(MITBIH, records=list(names), seconds=40)   # the source's own ECGs
     simulate.write_at_rate(MITBIH, "svdb", names, 128, ["ECG1", "ECG2"])
-    run_stage(preprocess_mitbih, NAME="svdb", DATA_DIR="svdb", LEADS=["ECG1"])
+    run_stage(preprocess_mitbih, NAME="svdb", DATA_DIR="svdb", LEADS=["ECG2", "ECG1"])
     trained("mitbih", "cnn")
     capsys.readouterr()
     report, table = cross("mitbih", "svdb", "cnn")

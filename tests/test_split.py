@@ -86,3 +86,12 @@ def test_labels_of_the_task_choose_the_rows(prepared):
         count = data.metadata["superclasses"].sum(axis=1)
         used = np.concatenate(list(rows.values()))
         assert sorted(used) == np.flatnonzero(expected(count)).tolist()
+
+
+@pytest.mark.parametrize("split, name", [("inter_patient", "202"), ("all", "201")])
+def test_201_and_202_may_not_train_and_validate(prepared, split, name):
+    data = stage.load_dataset("mitbih")
+    with changed(stage, SPLIT=split, VALIDATION_RECORDS=[name]):
+        recipe = stage.choose_recipe(data)
+        with pytest.raises(SystemExit, match="patients 201 are on two sides"):
+            stage.check_patients(data, stage.split_rows(data, recipe), split)
