@@ -60,7 +60,9 @@ def part_of(scored, rows):
 
 def by_scikit_learn(scored):
     """Scored -> table of figures_of_group for all of its rows."""
-    truth, called, p = scored.truth, scored.called, scored.probability
+    truth = scored.truth
+    called = scored.called
+    p = scored.probability
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, called)
     auc = sk.roc_auc_score(truth, p, average=None)
     table = pd.DataFrame({
@@ -190,8 +192,8 @@ def test_a_model_does_not_differ_from_itself_and_differs_from_a_worse_one():
 def by_labels(labels, called, **data):
     """(n,) classes that are true and called -> Scored."""
     scored = example(rows=len(labels), **data)
-    truth, called = (np.array(x)[:, None] == np.arange(5) for x in (labels, called))
-    return scored._replace(truth=truth, called=called)
+    one_hot = np.eye(5, dtype=bool)
+    return scored._replace(truth=one_hot[labels], called=one_hot[called])
 
 
 def test_ec57_figures_equal_a_computation_by_hand():
@@ -283,17 +285,12 @@ def test_chosen_examples_are_correct_ones_around_the_median_confidence():
     assert choose(first[:, ::-1], 1, rows=3) == ([2], [1])   # none is correct
 
 
-def small_net(outputs=4):
-    torch.manual_seed(0)
-    net = model_training.CNN(channels=2, samples=60, features=3, outputs=outputs, widths=[8, 8],
-                             stem_kernel=5, stem_stride=2, flatten_width=None).double().eval()
-    net.normalise_signals.mean += 0.3
-    return net
-
-
 def random_inputs(rows, samples):
     """-> net, crop, signals, features and class of each row: arguments of `attributions`."""
-    net = small_net()
+    torch.manual_seed(0)
+    net = model_training.CNN(channels=2, samples=60, features=3, outputs=4, widths=[8, 8],
+                             stem_kernel=5, stem_stride=2, flatten_width=None).double().eval()
+    net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()
     return net, 60, signals, features, torch.tensor([0, 3, 1][:rows])
@@ -513,8 +510,8 @@ def test_evaluation_obeys_the_checkpoints_own_split(trained):
     trained("mitbih", "mlp")
     with changed(model_training, EXCLUDED_RECORDS=["202"], SPLIT="all"):
         scored = stage.score_test_rows("mitbih", "mlp")
-    ds2 = stage.load_dataset("mitbih").header.records
-    names = [record["name"] for record in ds2 if record["subset"] == "DS2"]
+    records = scored.data.header.records
+    names = [record["name"] for record in records if record["subset"] == "DS2"]
     assert sorted(set(scored.data.record[scored.rows])) == names and "202" in names
     np.testing.assert_array_equal(scored.rows, np.flatnonzero(np.isin(scored.data.record, names)))
 

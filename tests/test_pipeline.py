@@ -125,3 +125,6 @@ def test_clinical_classes_and_500_hz_pass_through_the_whole_chain(work, quick_pi
     for name, rates in (("mitbih_to_ptbxl", "500 to 360"), ("ptbxl_to_mitbih", "360 to 500")):
         cross = json.loads((work / f"{name}_mlp_cross.json").read_text())
         assert f"sampling rate: {rates} Hz" in cross["notes"]["cross-domain"]
+        figures = cross["tables"]["cross-domain"]
+        assert "AUC, LBBB" in figures
+        assert ("AUC, paced" in figures) == (name == "ptbxl_to_mitbih")   # DS1 has no paced beat
