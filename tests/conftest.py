@@ -6,7 +6,6 @@ os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait mor
 
 import harness  # puts the scripts on the module path
 import pytest
-import simulate
 
 import preprocess_mitbih
 import preprocess_ptbxl
@@ -34,12 +33,7 @@ def work(tmp_path, monkeypatch):
 def arrays(tmp_path_factory):
     """A folder with the .npy files of 48 records of 40 s and of 300 PTB-XL records; link them."""
     folder = tmp_path_factory.mktemp("arrays")
-    simulate.write_mitbih(folder / MITBIH, seconds=40)
-    simulate.write_ptbxl(folder / PTBXL, records=300)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        harness.run_stage(preprocess_mitbih, DOWNLOAD=False)
-        harness.run_stage(preprocess_ptbxl, DOWNLOAD=False)
+    harness.simulated_arrays(folder, seconds=40, records=300)
     return folder
 
 

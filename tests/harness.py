@@ -11,11 +11,12 @@ import sys
 import threading
 import time
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import chdir, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import simulate
 import wfdb
 
 TESTS = Path(__file__).resolve().parent
@@ -71,6 +72,17 @@ def command(stage, **constants):
     code = (f"import sys; sys.path.insert(0, {str(TESTS)!r}); import harness; "
             f"harness.run_stage({stage!r}, **{constants!r})")
     return [sys.executable, "-u", "-c", code]
+
+
+def simulated_arrays(folder, seconds, records):
+    """Writes both simulated databases into a folder, and the .npy files made of them."""
+    mitbih = importlib.import_module("preprocess_mitbih")
+    ptbxl = importlib.import_module("preprocess_ptbxl")
+    with chdir(folder):
+        simulate.write_mitbih(mitbih.DATA_DIR, seconds=seconds)
+        simulate.write_ptbxl(ptbxl.DATA_DIR, records=records)
+        for stage in (mitbih, ptbxl):
+            run_stage(stage, DOWNLOAD=False)
 
 
 # ---- Files ----

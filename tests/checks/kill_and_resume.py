@@ -16,8 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import simulate
-from harness import command
+from harness import command, simulated_arrays
 
 KILLS = 10
 EPOCHS = 8
@@ -75,11 +74,7 @@ def compare(whole, resumed):
 def main():
     random.seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        simulate.write_mitbih(Path(folder, "mitdb"), seconds=120)
-        simulate.write_ptbxl(Path(folder, "ptbxl"), records=300)
-        for script, source in (("preprocess_mitbih", "mitdb"), ("preprocess_ptbxl", "ptbxl")):
-            subprocess.run(command(script, DATA_DIR=source, DOWNLOAD=False), cwd=folder,
-                           check=True, capture_output=True)
+        simulated_arrays(folder, seconds=120, records=300)
         for dataset in ("mitbih", "ptbxl"):
             print(check(folder, dataset), flush=True)
 

@@ -17,8 +17,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import simulate
-from harness import changed, command, run_stage
+from harness import changed, run_stage, simulated_arrays
 
 import model_training
 
@@ -86,11 +85,7 @@ def compare(folder, dataset, model):
 
 def main():
     with tempfile.TemporaryDirectory() as folder:
-        simulate.write_mitbih(Path(folder, "mitdb"), seconds=120)
-        simulate.write_ptbxl(Path(folder, "ptbxl"), records=1500)
-        for script, source in (("preprocess_mitbih", "mitdb"), ("preprocess_ptbxl", "ptbxl")):
-            subprocess.run(command(script, DATA_DIR=source, DOWNLOAD=False), cwd=folder,
-                           check=True, capture_output=True)
+        simulated_arrays(folder, seconds=120, records=1500)
         for combination in COMBINATIONS:
             print(compare(folder, *combination), flush=True)
 
