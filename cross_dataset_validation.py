@@ -19,21 +19,22 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
-from scipy.signal import find_peaks
 from scipy.special import expit
-from sklearn.calibration import calibration_curve
+from sklearn.calibration import CalibrationDisplay
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_curve
+from sklearn.metrics import RocCurveDisplay, roc_curve
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 
 from model_evaluation import (
-    calibration_error,
+    area_under_curve,
+    called_beats,
+    draw_ecg,
     make_tables,
     print_tables,
-    rank_figures,
     ratio,
     resample_patients,
     resampled_figures,
@@ -41,8 +42,10 @@ from model_evaluation import (
     score_rows,
     summarise,
     to_json,
+    write_annotations,
 )
 from model_training import (
+    beat_inputs,
     choose_sides,
     crop_starts,
     load_checkpoint,
@@ -51,16 +54,18 @@ from model_training import (
     platt_scaling,
     predict,
     probabilities,
-    qrs_energy,
+    rows_by_context,
     split_rows,
     warnings_of,
 )
 from preprocess_mitbih import (
-    beat_table,
     check_choice,
     cut_beats,
+    find_beats,
     load_dataset,
     new_files,
+    qrs_energy,
+    recentre,
     resample,
 )
 
@@ -74,19 +79,17 @@ WHOLE_TARGET = False            # True: test all of them; the model has seen non
 FINE_TUNE_PATIENTS = 0          # so many patients of its training side fit the last layer anew
 
 # The same condition in both databases: names of MIT-BIH's classes; annotation symbols, of which one
-# in a strip is enough; statement of PTB-XL; statement whose strips are left out; score of a strip
-# from its beats or crops, "mean" for what lasts, "max" for what a single beat shows.
+# in a strip is enough; statement of PTB-XL; score of a strip from its beats or crops, "mean" for
+# what lasts, "max" for what a single beat shows.
 CONDITIONS = {
-    "ventricular": (["ventricular", "V"], "VEr", "PVC", None, "max"),
-    "supraventricular": (["supraventricular", "S"], "AaJS", "PAC", None, "max"),
-    "LBBB": (["LBBB"], "L", "CLBBB", None, "mean"),
-    "RBBB": (["RBBB"], "R", "CRBBB", None, "mean"),
-    "paced": (["paced"], "/f", "PACE", None, "mean"),
-    "incomplete LBBB": (["LBBB"], None, "ILBBB", "CLBBB", "mean"),
-    "incomplete RBBB": (["RBBB"], None, "IRBBB", "CRBBB", "mean"),
+    "ventricular": (["ventricular", "V"], "VEr", "PVC", "max"),
+    "supraventricular": (["supraventricular", "S"], "AaJS", "PAC", "max"),
+    "LBBB": (["LBBB"], "L", "CLBBB", "mean"),
+    "RBBB": (["RBBB"], "R", "CRBBB", "mean"),
+    "paced": (["paced"], "/f", "PACE", "mean"),
 }
 NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}   # by class map
-SAME_LEAD = {"MLII": ["II", "ECG1"], "II": ["MLII", "ECG1"]}   # other names of a lead
+SAME_LEAD = {"MLII": "II", "ECG1": "II"}   # other names of a lead
 
 
 # ---- Strips of both databases ----
@@ -101,7 +104,7 @@ def mitbih_strips(data, records):
     length = 10 * header.sampling_rate
     voltage = data.records.reshape(len(data.records), -1)
     ends = np.cumsum([record["samples"] for record in header.records])
-    every = pd.DataFrame({name: data.metadata[name] for name in ("record", "sample", "symbol")})
+    every = pd.DataFrame(np.asarray(data.metadata))
     signals, beats, symbols, place, left_out = [], [], [], [], Counter()
     for (number, strip), inside in every.groupby(["record", every["sample"] // length]):
         record = header.records[number]
@@ -117,9 +120,8 @@ def mitbih_strips(data, records):
         symbols.append(set(inside["symbol"]))
         place.append((record["name"], start, record["patient"]))
     truth = {"abnormal": [found != {"N"} for found in symbols]}
-    for name, (_, of_condition, *_) in CONDITIONS.items():
-        if of_condition:
-            truth[name] = [not found.isdisjoint(of_condition) for found in symbols]
+    for name, (_, of_condition, _, _) in CONDITIONS.items():
+        truth[name] = [not found.isdisjoint(of_condition) for found in symbols]
     return SimpleNamespace(
         signals=np.array(signals), rate=header.sampling_rate, leads=header.leads, beats=beats,
         truth=pd.DataFrame(truth, dtype=float), notes=["beats: annotated"], left_out=left_out,
@@ -136,15 +138,13 @@ def ptbxl_strips(data, folds):
     only_normal = superclasses["NORM"] & (superclasses.sum(axis=1) == 1)
     known = superclasses.any(axis=1)
     truth = pd.DataFrame({"abnormal": (~only_normal).astype(float).where(known)})
-    for name, (_, _, statement, without, _) in CONDITIONS.items():
+    for name, (_, _, statement, _) in CONDITIONS.items():
         truth[name] = has[statement].astype(float)
-        if without:
-            truth[name] = truth[name].mask(has[without])
     place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
     signals = data.signals[rows]
     return SimpleNamespace(
         signals=signals, rate=header.sampling_rate, leads=header.leads,
-        beats=find_beats(signals, header.sampling_rate), truth=truth, place=place,
+        beats=detect_beats(signals, header.sampling_rate), truth=truth, place=place,
         notes=["beats: found in all leads"],
         left_out=Counter({"records without a superclass": int(np.sum(~known))}))
 
@@ -158,19 +158,12 @@ def strips_of(data, members):
     return strips
 
 
-def find_beats(signals, rate):
-    """(n, leads, samples) mV -> list of n arrays of R peak positions, from all leads together.
-
-    A beat is a peak of the slope's energy, 0.25 s from a higher one, of at least 0.3 of the
-    strip's usual beat (the median of as many highest peaks as the strip has seconds).
-    """
+def detect_beats(signals, rate):
+    """(n, leads, samples) mV -> list of n arrays of R peak positions, from all leads together."""
     beats = []
-    for part in np.array_split(signals, len(signals) // 256 + 1):
-        for energy in qrs_energy(part, rate):
-            peaks, _ = find_peaks(energy, distance=round(0.25 * rate))
-            highest = np.sort(energy[peaks])[-(len(energy) // rate):]
-            usual = np.median(highest) if len(peaks) else 0
-            beats.append(peaks[energy[peaks] > max(0.3 * usual, 1e-6)])
+    for signal in signals:
+        energy = qrs_energy(signal, rate)
+        beats.append(recentre(signal, energy, find_beats(energy, rate), rate))
     return beats
 
 
@@ -178,17 +171,17 @@ def find_beats(signals, rate):
 
 def match_leads(available, wanted):
     """Lead names of the strips and of the model -> column for each of the model's, a sentence."""
-    if len(available) == 1 and len(wanted) == 12:
-        return [0] * 12, f"leads: {available[0]} stands in for all 12"
-    same = [[name for name in (lead, *SAME_LEAD.get(lead, [])) if name in available]
-            for lead in wanted]
-    if not all(same):
-        raise SystemExit(f"the model needs the leads {', '.join(wanted)}, but the other database "
-                         f"has {', '.join(available)}. Train on leads that both have (LEADS in "
-                         "preprocess_mitbih.py and model_training.py)")
-    names = [candidates[0] for candidates in same]
-    columns = [available.index(name) for name in names]
-    return columns, f"leads: {', '.join(names)} as {', '.join(wanted)}"
+    names = [SAME_LEAD.get(name, name) for name in available]
+    sought = [SAME_LEAD.get(lead, lead) for lead in wanted]
+    if set(sought) <= set(names):
+        columns = list(map(names.index, sought))
+        found = ", ".join(available[column] for column in columns)
+        return columns, f"leads: {found} as {', '.join(wanted)}"
+    if len(available) == 1:
+        return [0] * len(wanted), f"leads: {available[0]} stands in for {', '.join(wanted)}"
+    raise SystemExit(f"the model needs the leads {', '.join(wanted)}, but the other database has "
+                     f"{', '.join(available)}. Train on leads that both have (LEADS in "
+                     "preprocess_mitbih.py and model_training.py)")
 
 
 def inputs_of(checkpoint, strips):
@@ -201,24 +194,24 @@ def inputs_of(checkpoint, strips):
     if checkpoint.dataset == "ptbxl":
         return *crop_inputs(signals, rate, recipe), notes
     beats = [peaks * signals.shape[2] // strips.signals.shape[2] for peaks in strips.beats]
-    return *beat_inputs(signals, beats, checkpoint), notes + strips.notes
+    return *strip_inputs(signals, beats, checkpoint), notes + strips.notes
 
 
-def beat_inputs(signals, positions, checkpoint):
+def strip_inputs(signals, positions, checkpoint):
     """(n, leads, samples), n arrays of positions -> inputs of all beats, and strip of each."""
-    rate = checkpoint.header.sampling_rate
     half = checkpoint.segment // 2
-    cut, tables = [], []
-    for strip, (signal, peaks) in enumerate(zip(signals, positions)):
-        padded = np.pad(signal, ((0, 0), (half, half)), mode="edge")   # keeps the outer beats
-        cut.append(cut_beats(padded, peaks + half, checkpoint.segment)[0])
-        tables.append(beat_table(peaks, rate, record=strip))
-    beats = np.concatenate(tables)
-    if not len(beats):
+    padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
+    rate = checkpoint.header.sampling_rate
+    positions = [recentre(signal, qrs_energy(signal, rate), peaks, rate)
+                 for signal, peaks in zip(signals, positions)]
+    cut = [cut_beats(signal, peaks + half, checkpoint.segment)[0]
+           for signal, peaks in zip(padded, positions)]
+    beats = {
+        "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
+        "sample": np.concatenate(positions)}
+    if not len(beats["sample"]):
         raise SystemExit(f"no beat was found in any of the {len(signals)} strips")
-    recipe = copy.copy(checkpoint.recipe)
-    recipe.context_seconds = None   # the strip is a record here
-    return make_inputs(np.concatenate(cut), beats, rate, recipe), beats["record"]
+    return make_inputs(np.concatenate(cut), beats, rate, checkpoint.recipe), beats["record"]
 
 
 def crop_inputs(signals, rate, recipe):
@@ -242,10 +235,9 @@ def score_strips(checkpoint, net, outputs, strips):
     odds = pd.DataFrame(np.hstack([odds, logits[:, classes:]])).groupby(number)
     normal = outputs.index(NORMAL_CLASS[checkpoint.header.class_map])   # NORM is a statement, too
     scores = {"abnormal": -odds[normal].mean()}
-    for name, (classes_of_beats, _, statement, _, score) in CONDITIONS.items():
+    for name, (classes_of_beats, _, statement, score) in CONDITIONS.items():
         for output in {*classes_of_beats, statement} & set(outputs):
-            if name in strips.truth:
-                scores[name] = odds[outputs.index(output)].agg(score)
+            scores[name] = odds[outputs.index(output)].agg(score)
     scores = pd.DataFrame(scores)
     without_beat = Counter({"strips without a beat": len(strips.truth) - len(scores)})
     return SimpleNamespace(
@@ -254,30 +246,47 @@ def score_strips(checkpoint, net, outputs, strips):
         strips=strips)
 
 
-def score_beats(checkpoint, net, outputs, data, records):
-    """Dataset of beats, record names -> the same for beats, and Scored for the tables by class."""
+def beat_logits(checkpoint, net, data, rows):
+    """Checkpoint, net, dataset, rows of whole records -> (rows, outputs) logits, and a sentence.
+
+    Part by part, so that memory stays flat in a record of a day.
+    """
+    recipe = checkpoint.recipe
     header = data.header
     was = checkpoint.header
-    if (was.class_names, was.sampling_rate) != (header.class_names, header.sampling_rate):
-        raise SystemExit(f"{data.name} has {header.class_names} at {header.sampling_rate} Hz, the "
-                         f"model {was.class_names} at {was.sampling_rate} Hz: make both with the "
+    if (was.class_map, was.sampling_rate) != (header.class_map, header.sampling_rate):
+        raise SystemExit(f"{data.name} has {header.class_map} classes, {header.sampling_rate} Hz, "
+                         f"the model {was.class_map}, {was.sampling_rate} Hz: make both with the "
                          "same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
-    columns, sentence = match_leads(header.leads, checkpoint.recipe.leads)
-    inputs = make_inputs(data.signals[:, columns], data.metadata, header.sampling_rate,
-                         checkpoint.recipe)
+    columns, sentence = match_leads(header.leads, recipe.leads)
+    logits = torch.zeros(len(rows), checkpoint.net_arguments["outputs"])
+    length = recipe.context_seconds * header.sampling_rate
+    for part in rows_by_context(data.metadata[rows], length):
+        inputs = beat_inputs(data.signals[rows[part]][:, columns],
+                             data.metadata["sample"][rows[part]], header.sampling_rate, recipe)
+        logits[part] = predict(net, *map(torch.from_numpy, inputs), np.arange(len(part)),
+                               recipe.crop)
+    return logits, sentence
+
+
+def score_beats(checkpoint, net, outputs, data, records):
+    """Dataset of beats, record names -> the same for beats, and Scored for the tables by class."""
     rows = np.flatnonzero(np.isin(data.record, records))
-    scored = score_rows(checkpoint, net, data, inputs, rows)
+    logits, sentence = beat_logits(checkpoint, net, data, rows)
+    scored = score_rows(checkpoint, net, data, rows, logits)
     truth = pd.DataFrame(scored.truth, columns=outputs, dtype=float)
     scores = pd.DataFrame(log_odds(scored.probability), columns=outputs)
-    normal = NORMAL_CLASS[header.class_map]
-    truth.insert(0, "abnormal", 1 - truth[normal])
+    normal = NORMAL_CLASS[data.header.class_map]
+    is_beat = data.labels[scored.rows] < len(data.header.symbols)
+    truth.insert(0, "abnormal", (1 - truth[normal]).where(is_beat))
     scores.insert(0, "abnormal", -scores[normal])
     trained = ["abnormal", *filter(None, outputs)]
     return SimpleNamespace(
         truth=truth[trained], scores=scores[trained], scored=scored, left_out=Counter(),
-        notes=[sentence, "beats: annotated"], place=pd.DataFrame({
-            "record": data.record[rows], "sample": data.metadata["sample"][rows],
-            "patient": data.patient[rows]}))
+        notes=[sentence, f"beats: {data.header.r_peaks}"],
+        place=pd.DataFrame({
+            "record": data.record[scored.rows], "sample": data.metadata["sample"][scored.rows],
+            "patient": data.patient[scored.rows]}))
 
 
 def fine_tune(checkpoint, net, strips, result):
@@ -293,9 +302,9 @@ def fine_tune(checkpoint, net, strips, result):
         inputs, number, _ = inputs_of(checkpoint, strips)
         values = predict(body, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
         return pd.DataFrame(values.double().numpy()).groupby(number).mean()
-    labelled = SimpleNamespace(**vars(strips))
-    labelled.signals = strips.signals[known]
-    labelled.beats = [strips.beats[row] for row in np.flatnonzero(known)]
+    labelled = SimpleNamespace(**vars(strips) | {
+        "signals": strips.signals[known],
+        "beats": [strips.beats[row] for row in np.flatnonzero(known)]})
     values = hidden(labelled)
     truth = strips.truth["abnormal"][known].to_numpy()[values.index]
     if len(np.unique(truth)) < 2:
@@ -330,23 +339,18 @@ def strip_figures(result, weights):
     """Result, (b, n) weights -> dict of (b,) figures: of abnormal, then AUC of each condition."""
     known = result.truth.notna().to_numpy()
     truth = result.truth.to_numpy() == 1
-    auc = {f"AUC, {name}": rank_figures(truth[:, k], result.scores[name].to_numpy(),
-                                        weights * known[:, k])[0]
+    auc = {f"AUC, {name}": area_under_curve(truth[:, k], result.scores[name].to_numpy(),
+                                            weights * known[:, k])
            for k, name in enumerate(result.truth)}
     abnormal = truth[:, 0]
     called = result.probability >= result.threshold
     weights = weights * known[:, 0]
-    hits = weights @ (abnormal & called)
-    false = weights @ (~abnormal & called)
-    positives = weights @ abnormal
-    sensitivity = ratio(hits, positives)
-    specificity = 1 - ratio(false, weights @ ~abnormal)
+    sensitivity = ratio(weights @ (abnormal & called), weights @ abnormal)
+    specificity = ratio(weights @ ~(abnormal | called), weights @ ~abnormal)
     return auc | {
-        "f1": ratio(2 * hits, hits + false + positives),
         "balanced accuracy": (sensitivity + specificity) / 2,
         "sensitivity": sensitivity,
         "specificity": specificity,
-        "calibration error": calibration_error(result.probability, abnormal, weights),
     }
 
 
@@ -376,19 +380,14 @@ def plot_report(results, tables, title, path):
     figure = Figure(figsize=(13, 4.4), layout="constrained")
     roc, calibration, conditions = figure.subplots(1, 3)
     names = tables["cross-domain"].filter(like="AUC", axis=0).index
-    for side, color, shift in (("in-domain", "0.6", -0.1), ("cross-domain", "black", 0.1)):
-        if side not in results:
-            continue
-        result = results[side]
+    for (side, result), color in zip(results.items(), ("0.6", "black")):
         known = result.truth["abnormal"].notna()
-        truth = result.truth["abnormal"][known]
-        p = result.probability[known]
-        false_positive_rate, sensitivity, _ = roc_curve(truth, p)
-        share, mean = calibration_curve(truth, p, n_bins=10)
+        answers = (result.truth["abnormal"][known], result.probability[known])
+        RocCurveDisplay.from_predictions(*answers, ax=roc, name=side, curve_kwargs={"color": color})
+        CalibrationDisplay.from_predictions(
+            *answers, n_bins=10, ax=calibration, name=side, color=color)
         auc = tables[side].filter(like="AUC", axis=0)
-        roc.plot(false_positive_rate, sensitivity, color=color, label=side)
-        calibration.plot(mean, share, "o-", color=color, label=side)
-        height = names.get_indexer(auc.index) + shift
+        height = names.get_indexer(auc.index) + (side == "cross-domain") / 5
         conditions.hlines(height, auc["low"], auc["high"], color=color)
         conditions.plot(auc["value"], height, "o", color=color, label=side)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="normal or abnormal")
@@ -404,10 +403,83 @@ def scores_table(results):
     """Dict of side -> result -> table of one row a strip or beat: place, truth, scores."""
     tables = []
     for side, result in results.items():
-        table = result.place.assign(side=side, probability=result.probability)
+        called = result.probability >= result.threshold
+        table = result.place.assign(side=side, probability=result.probability, called=called)
         tables.append(table.join([result.truth.add_suffix(" truth"),
                                   result.scores.add_suffix(" score")]))
     return pd.concat(tables)
+
+
+# ---- Recordings without a reference ----
+
+def call_beats(checkpoint, net, data):
+    """Dataset of beats -> table, a row a beat: record, sample, symbol, time, RR, probabilities."""
+    rows = np.arange(len(data.labels))
+    logits, sentence = beat_logits(checkpoint, net, data, rows)
+    print(f"{sentence}; beats: {data.header.r_peaks}")
+    names = checkpoint.header.class_names
+    probability = probabilities(logits, checkpoint.recipe, len(names))
+    beats = called_beats(data, rows, probability)
+    beats["time"] = data.metadata["sample"][beats.index] / data.header.sampling_rate   # s
+    beats["RR"] = beats.groupby("record")["time"].diff()                               # s
+    beats["probability"] = probability.max(axis=1)[beats.index]
+    return beats.join(pd.DataFrame(probability, columns=names))
+
+
+def hourly_table(beats):
+    """Table of call_beats -> table of beats, rate, ectopic beats, couplets and runs by hour."""
+    place = beats[["record", "symbol"]]
+    run = (place != place.shift()).any(axis=1).cumsum()
+    length = beats.groupby(run)["symbol"].transform("size")
+    hour = beats["time"].astype(int) // 3600
+    table = beats[["record"]].assign(hour=hour, beats=1, rate=beats["RR"])
+    for symbol in "SV":
+        called = beats["symbol"] == symbol
+        begins = called & ~run.duplicated()
+        table[f"{symbol} beats"] = called
+        table[f"{symbol} couplets"] = begins & (length == 2)
+        table[f"{symbol} runs"] = begins & (length > 2)
+    by_hour = table.groupby(["record", "hour"])
+    return by_hour.sum().assign(rate=60 / by_hour["rate"].mean())   # beats per minute
+
+
+def plot_recording(data, beats, title, path):
+    """Table of call_beats of one record -> PNG: RR intervals, five certain beats of each class."""
+    symbols = [symbol for symbol in data.header.symbols if symbol in beats["symbol"].to_numpy()]
+    figure = Figure(figsize=(12, 12), layout="constrained")
+    rhythm, *papers = figure.subplots(1 + len(symbols), 1)
+    for symbol, style in (("N", "k,"), ("S", "b^"), ("V", "rv")):
+        of_class = beats[beats["symbol"] == symbol]
+        rhythm.plot(of_class["time"] / 60, of_class["RR"], style, label=symbol)
+    rhythm.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
+    rhythm.legend()
+    for paper, symbol in zip(papers, symbols):
+        certain = beats[beats["symbol"] == symbol].nlargest(5, "probability")
+        voltage = data.signals[certain.index, 0]
+        captions = [f"{symbol} at {time:.1f} s" for time in certain["time"]]
+        starts = np.arange(len(voltage)) * voltage.shape[1] / data.header.sampling_rate
+        nothing = np.zeros_like(voltage)
+        traces = zip(starts, nothing[:, 0], voltage, nothing, captions)
+        draw_ecg(paper, data.header.sampling_rate, traces)
+    save_figure(figure, title, path)
+
+
+def annotate(checkpoint, net, data, title, name):
+    """Writes what a model calls in recordings without a reference; nothing is scored."""
+    beats = call_beats(checkpoint, net, data)
+    hours = hourly_table(beats)
+    names = beats["record"].unique()
+    pictures = [f"{name}_{record.replace('/', '_')}.png" for record in names]
+    with new_files(f"{name}_beats.csv", f"{name}_hours.csv", *pictures) as paths:
+        beats.rename(columns={"symbol": "class"}).to_csv(
+            paths[0], index=False, float_format="%.4f")
+        hours.to_csv(paths[1], float_format="%.1f")
+        for record, path in zip(names, paths[2:]):
+            plot_recording(data, beats[beats["record"] == record], f"{title}: {record}", path)
+    write_annotations(beats, f"{name}_annotations", checkpoint.model)
+    print_tables({"calls by hour": hours})
+    print("No reference (ANNOTATOR = None): nothing was scored")
+    print(f"Wrote {name}_beats.csv, _hours.csv, _annotations/, {', '.join(pictures)}")
 
 
 # ---- Main ----
@@ -417,15 +489,16 @@ def compare(checkpoint, net, source, target):
     sides = dict(checkpoint.recipe.sides)
     if checkpoint.recipe.split == "random":
         sides["test"] = []   # it was trained on
-    outputs = source.header.class_names
+    outputs = checkpoint.header.class_names
     if source.is_ptbxl and checkpoint.recipe.statement_weight:
         outputs = outputs + source.header.statement_names
     if not source.is_ptbxl:   # a class without training rows has no score
         trained = source.labels[split_rows(source, checkpoint.recipe)["train"]]
         outputs = [name if k in trained else None for k, name in enumerate(outputs)]
     by_beat = not source.is_ptbxl and not target.is_ptbxl
-    if FINE_TUNE_PATIENTS and (by_beat or WHOLE_TARGET):
-        raise SystemExit("FINE_TUNE_PATIENTS needs PTB-XL on one side, and WHOLE_TARGET = False")
+    if FINE_TUNE_PATIENTS and (by_beat or WHOLE_TARGET or FINE_TUNE_PATIENTS < 0):
+        raise SystemExit(f"FINE_TUNE_PATIENTS = {FINE_TUNE_PATIENTS}: expected 0 or more, PTB-XL "
+                         "on one side, and WHOLE_TARGET = False")
 
     def score(data, members):
         if by_beat:
@@ -459,13 +532,16 @@ def main():
     title = ". ".join([f"{MODEL} trained on {source.name}, tested on {target.name}", *warnings])
     print(title)
 
+    name = f"{source.name}_to_{target.name}_{MODEL}"
+    if not target.is_ptbxl and target.header.annotator is None:
+        annotate(checkpoint, net, target, title, name)
+        return
     results = compare(checkpoint, net, source, target)
     tables = cross_tables(results)
     away = results["cross-domain"]
     if hasattr(away, "scored"):
         tables |= make_tables(away.scored, resampled_figures(away.scored))
-    name = f"{source.name}_to_{target.name}_{MODEL}_cross"
-    with new_files(f"{name}.json", f"{name}.csv", f"{name}.png") as paths:
+    with new_files(*(f"{name}_cross.{ending}" for ending in ("json", "csv", "png"))) as paths:
         paths[0].write_text(to_json({
             "recipe": vars(checkpoint.recipe),
             "source": vars(source.header), "target": vars(target.header),
@@ -477,7 +553,7 @@ def main():
     print_tables(tables)
     for side, result in results.items():
         print(f"{side}: {'; '.join(result.notes)}. Left out: {dict(result.left_out)}")
-    print(f"Wrote {name}.json, .csv, .png")
+    print(f"Wrote {name}_cross.json, .csv, .png")
 
 
 if __name__ == "__main__":

@@ -4,31 +4,33 @@ Reads   {dataset}_{model}_model.pth        from model_training.py
         {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
 Writes  {dataset}_{model}_metrics.json     every table that is printed, with the protocol
         {dataset}_{model}_predictions.csv  one row a test example: truth, called, probabilities
-        {dataset}_{model}_report.html      tables and pictures on one page
+        {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
+                                           bxb, LightWAVE and wfdb.rdann: {record}.{model}
         {dataset}_{model}_confusion.png    confusion matrix
-        {dataset}_{model}_curves.png       ROC and precision-recall curves
-        {dataset}_{model}_calibration.png  reliability before and after temperature scaling
+        {dataset}_{model}_curves.png       ROC and precision-recall curves, reliability
         {dataset}_{model}_explanation.png  a test ECG of each class, with its attribution
         {dataset}_{model}_averages.png     mean attribution of each class, and the deletion test
         {dataset}_{model}_mistakes.png     the test ECGs with the largest errors
 Takes   15 s on two cores.
 """
 
-import base64
 import json
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
+import wfdb
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from scipy.ndimage import uniform_filter1d
 from sklearn.calibration import CalibrationDisplay
-from sklearn.metrics import ConfusionMatrixDisplay, precision_recall_curve, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, precision_recall_curve
 from torch.nn import functional as F
 
 from model_training import (
@@ -41,72 +43,80 @@ from model_training import (
     split_rows,
     warnings_of,
 )
-from preprocess_mitbih import check_choice, load_dataset, new_files
+from preprocess_mitbih import (
+    check_choice,
+    in_flutter,
+    load_dataset,
+    new_files,
+    pair_beats,
+)
 
 # data and model: everything else is decided by the checkpoint
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-COMPARE_WITH = None       # None, or another model of the same dataset: "mlp"
 
 # interpretation
 METHODS = ["integrated_gradients", "gradient", "grad_cam"]   # the first one is drawn
-AVERAGED = {"mitbih": 100, "ptbxl": 12}   # correct examples of each class that are explained
+AVERAGED = 20             # correct examples of each class that are explained
 DELETED = [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]   # parts of the time, in the deletion test
 
 
 # ---- Score rows ----
 
 class Scored(NamedTuple):
-    """Rows of a dataset, and what a model says of them."""
+    """Rows of a dataset with a label, and what a model says of them."""
     title: str                # dataset, model, split and warnings, for pictures and pages
     data: SimpleNamespace     # from load_dataset
     net: torch.nn.Module
     recipe: SimpleNamespace   # settings of the training
+    names: list               # class names of the model
     rows: np.ndarray          # (n,) rows of the dataset
     truth: np.ndarray         # (n, classes) bool
     called: np.ndarray        # (n, classes) bool
     probability: np.ndarray   # (n, classes) float64
-    calibrated: np.ndarray    # (n, classes) float64, with the checkpoint's temperature
-    signals: torch.Tensor     # (n, channels, samples) inputs
-    features: torch.Tensor    # (n, features) inputs
-
-    @property
-    def names(self):
-        """Class names."""
-        return self.data.header.class_names
+    beats: pd.DataFrame       # MIT-BIH: `called_beats`, of rows without a label, too
+    signals: torch.Tensor = None    # (n, channels, samples) inputs
+    features: torch.Tensor = None   # (n, features) inputs
 
 
 def score_test_rows(dataset, model):
     """Names -> Scored of the test rows, by the checkpoint's own split."""
     data = load_dataset(dataset)
     checkpoint, net = load_checkpoint(data, model)
-    rows = split_rows(data, checkpoint.recipe)["test"]
+    recipe = checkpoint.recipe
+    rows = split_rows(data, recipe)["test"]
     if not len(rows):
         raise SystemExit(f"{dataset}_signals.npy has no test rows with a label: preprocess the "
                          "complete dataset, or train with another SPLIT")
-    inputs = dataset_inputs(data, checkpoint.recipe)
-    return score_rows(checkpoint, net, data, inputs, rows)
-
-
-def score_rows(checkpoint, net, data, inputs, rows):
-    """Checkpoint, net, dataset, inputs of all its rows, (n,) rows -> Scored."""
-    recipe = checkpoint.recipe
-    classes = len(data.header.class_names)
-    signals, features = (values[torch.from_numpy(rows)] for values in inputs)
+    if not data.is_ptbxl and recipe.split != "random":
+        rows = np.flatnonzero(np.isin(data.record, recipe.sides["test"]))   # all their beats
+    signals, features = (values[torch.from_numpy(rows)] for values in dataset_inputs(data, recipe))
     logits = predict(net, signals, features, np.arange(len(rows)), recipe.crop)
-    probability = probabilities(logits, recipe, classes)
-    calibrated = probabilities(logits / checkpoint.temperature, recipe, classes)
+    scored = score_rows(checkpoint, net, data, rows, logits)
+    known = np.isin(rows, scored.rows)
+    return scored._replace(signals=signals[known], features=features[known])
+
+
+def score_rows(checkpoint, net, data, rows, logits):
+    """Checkpoint, net, dataset, (n,) rows and their logits -> Scored, without inputs."""
+    recipe = checkpoint.recipe
+    names = checkpoint.header.class_names
+    probability = probabilities(logits, recipe, len(names))
+    beats = None if data.is_ptbxl else called_beats(data, rows, probability)
+    known = data.labels[rows] >= 0
+    rows = rows[known]
+    probability = probability[known]
     if recipe.task == "multilabel":
         truth = data.metadata["superclasses"][rows] == 1
         called = probability >= np.array(checkpoint.thresholds)
     else:
-        truth = data.labels[rows, None] == np.arange(classes)
+        truth = data.labels[rows, None] == np.arange(len(names))
         called = most_probable(probability)
     title = f"{data.name} {checkpoint.model}, {recipe.split} split, {len(rows):,} rows"
+    if not data.is_ptbxl:
+        title += f", {data.header.r_peaks} beats"
     title = ". ".join([title, *warnings_of(data.header, recipe)])
-    return Scored(
-        title, data, net, recipe, rows, truth, called,
-        probability, calibrated, signals, features)
+    return Scored(title, data, net, recipe, names, rows, truth, called, probability, beats)
 
 
 def most_probable(probability):
@@ -130,15 +140,13 @@ def figures(scored, weights):
     absent = np.where(support > 0, 0, np.nan)
     f1 = ratio(2 * hits, support + calls) + absent
     pairs = zip(truth.T, scored.probability.T)
-    ranking = [rank_figures(*pair, weights) for pair in pairs]
-    auc, average_precision = np.transpose(ranking, (1, 2, 0))
+    auc = np.transpose([area_under_curve(*pair, weights) for pair in pairs])
     by_class = {
         "n": support,
         "sensitivity": ratio(hits, support),
         "positive predictivity": ratio(hits, calls) + absent,
         "f1": f1,
         "auc": auc,
-        "average precision": average_precision,
     }
     correct = weights @ (truth == scored.called).all(axis=1)
     overall = {
@@ -161,21 +169,19 @@ def figures_of_group(scored, group):
     return table.iloc[0].unstack(sort=False)
 
 
-def rank_figures(truth, scores, weights):
-    """(n,) truth and scores, (b, n) weights -> (b,) AUC and average precision, or NaN.
+def area_under_curve(truth, scores, weights):
+    """(n,) truth and scores, (b, n) weights -> (b,) areas under the ROC curve, or NaN.
 
-    Pairs of equal scores count half in the AUC.
+    Pairs of equal scores count half.
     """
-    order = np.argsort(-scores, kind="stable")
-    groups = np.flatnonzero(np.diff(scores[order], prepend=np.inf))   # starts of equal scores
+    order = np.argsort(scores, kind="stable")
+    groups = np.flatnonzero(np.diff(scores[order], prepend=-np.inf))   # starts of equal scores
     weights = weights[:, order]
     positives = np.add.reduceat(weights * truth[order], groups, axis=1)
     negatives = np.add.reduceat(weights * ~truth[order], groups, axis=1)
-    above = positives.cumsum(axis=1)
-    false = negatives.cumsum(axis=1)
-    pairs = (positives * (false[:, -1:] - false + negatives / 2)).sum(axis=1)
-    precision = np.nansum(positives * ratio(above, above + false), axis=1)
-    return ratio(pairs, above[:, -1] * false[:, -1]), ratio(precision, above[:, -1])
+    below = negatives.cumsum(axis=1) - negatives / 2
+    pairs = (positives * below).sum(axis=1)
+    return ratio(pairs, positives.sum(axis=1) * negatives.sum(axis=1))
 
 
 def ratio(part, whole):
@@ -220,59 +226,92 @@ def resampled_figures(scored):
     return resample_patients(scored.data.patient[scored.rows], partial(figures, scored))
 
 
-# ---- By record, by group, calibration ----
+# ---- Beat by beat, as in ANSI/AAMI EC57 ----
 
-def ec57_table(scored):
-    """MIT-BIH, AAMI classes -> VEB and SVEB figures by record, gross, and averaged over records.
+def called_beats(data, rows, probability):
+    """Dataset, (n,) rows of beats, probabilities -> table of record, sample, symbol of each call.
 
-    As in ANSI/AAMI EC57 and de Chazal et al. 2004: a fusion or unclassifiable beat called V is no
-    false positive, nor is an unclassifiable beat called S.
+    The samples are the record's own, as in its annotation file.
     """
-    record = scored.data.record[scored.rows]
-    records = np.unique(record)
-    weights = np.vstack([record == records[:, None], np.ones(len(record))])
-    truth = pd.DataFrame(scored.truth, columns=scored.names)
-    called = pd.DataFrame(scored.called, columns=scored.names)
-    table = pd.DataFrame({"beats": weights.sum(axis=1)}, [*records, "gross"])
-    for kind, name, no_error in (("VEB", "V", ["F", "Q"]), ("SVEB", "S", ["Q"])):
-        hits = weights @ (truth[name] & called[name])
-        false = weights @ (called[name] & ~truth[[name, *no_error]].any(axis=1))
-        negatives = weights @ ~(truth[name] | called[name])
-        table[f"{kind} sensitivity"] = ratio(hits, weights @ truth[name])
-        table[f"{kind} positive predictivity"] = ratio(hits, hits + false)
-        table[f"{kind} false positive rate"] = ratio(false, false + negatives)
-    table.loc["average"] = table.iloc[:-1].mean()
-    return table
+    header = data.header
+    rates = pd.DataFrame(header.records)["rate"].to_numpy()[data.metadata["record"][rows]]
+    symbols = np.array([*header.symbols, "not a beat"])
+    beats = pd.DataFrame({
+        "record": data.record[rows],
+        "sample": np.round(data.metadata["sample"][rows] * (rates / header.sampling_rate)),
+        "symbol": symbols[probability.argmax(axis=1)]}, rows)
+    return beats[beats["symbol"] != "not a beat"].astype({"sample": int})
 
 
-def group_table(scored):
-    """PTB-XL -> macro AUC and macro F1 by sex and age."""
-    metadata = scored.data.metadata[scored.rows]
-    ages = ["under 40", "40 to 59", "60 to 79", "80 and over"]
-    age = pd.cut(metadata["age"], [0, 40, 60, 80, 999], right=False, labels=ages)
-    groups = {"male": metadata["sex"] == 0, "female": metadata["sex"] == 1}
-    groups |= {name: np.array(age == name) for name in ages}
-    tables = {name: figures_of_group(scored, group).loc["all"]
-              for name, group in groups.items()}
-    return pd.DataFrame(tables).T[["n", "macro auc", "macro f1"]]
+def write_annotations(beats, folder, extension):
+    """Table of called_beats -> a WFDB annotation file of each record."""
+    for record, called in beats.groupby("record"):
+        path = Path(folder, f"{record}.{extension}")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with new_files(path) as (temporary,), TemporaryDirectory() as scratch:
+            wfdb.wrann("record", "beats", called["sample"].to_numpy(),
+                       called["symbol"].to_numpy(), write_dir=scratch)
+            temporary.write_bytes(Path(scratch, "record.beats").read_bytes())
 
 
-def calibration_rows(scored, probability):
-    """Scored, its (n, k) probabilities -> (m,) probabilities and truth whose calibration counts.
+def beat_counts(data, beats, records, start):
+    """Dataset, table of called_beats, record names, start in s -> table of counts by record.
 
-    Multiclass: of the called class. Multilabel: of all classes together.
+    Columns: class of the reference and of the call: "Vn"; "On": no beat there; "Vo": missed. The
+    counts of `bxb` of the WFDB software, for files in these classes: e j n are N, not S.
     """
-    counted = scored.called
-    if scored.recipe.task == "multilabel":
-        counted = np.ones_like(counted)
-    return probability[counted], scored.truth[counted]
+    letters = np.array([*data.header.symbols, "O"])   # -1 takes the last one
+    counts = {}
+    for record in records:
+        called = beats[beats["record"] == record]
+        marks = data.annotations[data.annotations["record"] == record]
+        reference = marks[(marks["label"] >= 0) & ~in_flutter(marks, marks["sample"])]
+        pairs = pair_beats(reference["sample"], called["sample"], marks["rate"].iloc[0], start)
+        true = np.append(letters[reference["label"]], "O")[pairs[:, 0]]
+        call = np.append(called["symbol"], "O")[pairs[:, 1]]
+        sample = np.append(called["sample"], 0)[pairs[:, 1]]
+        counted = (true != "O") | ~in_flutter(marks, sample)
+        cells = pd.Series(true[counted]) + pd.Series(call[counted]).str.lower()
+        counts[record] = cells.value_counts()
+    cells = [reference + call for reference in "NSVFQO" for call in "nsvfqo"]
+    return pd.DataFrame(counts).T.reindex(columns=cells).fillna(0).astype(int)
 
 
-def calibration_error(probability, truth, weights):
-    """(m,) probabilities and truth, (b, m) weights -> (b,) expected calibration error, ten bins."""
-    in_bin = (probability * 10).astype(int).clip(0, 9)[:, None] == np.arange(10)
-    gap = weights @ (in_bin * (probability - truth)[:, None])
-    return ratio(np.abs(gap).sum(axis=1), weights.sum(axis=1))
+def ec57_table(counts):
+    """Table of beat_counts -> percentages by record, gross, and average of the records with any.
+
+    A fusion or unclassifiable beat called V is no false VEB, nor is an unclassifiable one called S
+    a false SVEB. A fusion beat called S is one by record, as in `bxb`, but neither gross nor on
+    average, as in `sumstats`. F1 counts every beat.
+    """
+    gross = counts.sum().rename("gross").to_frame().T
+    average = ec57_rows(counts, "NVO").mean().rename("average").to_frame().T
+    return pd.concat([ec57_rows(counts, "NVFO"), ec57_rows(gross, "NVO"), average])
+
+
+def ec57_rows(counts, not_sveb):
+    """Table of beat_counts, classes whose beats called S are false -> its rows of ec57_table."""
+    def total(references, calls):
+        return counts[[reference + call for reference in references for call in calls]].sum(axis=1)
+    table = {"beats": total("NSVFQ", "nsvfqo")}
+    kinds = [
+        ("QRS", "NSVFQ", "O"),
+        ("VEB", "V", "NSO"),
+        ("SVEB", "S", not_sveb),
+    ]
+    for kind, true, false in kinds:
+        call = true.lower()
+        hits = total(true, call)
+        errors = total(false, call)
+        rejected = total(set("NSVFQO") - set(true), set("nsvfq") - set(call))
+        table[f"{kind} sensitivity"] = 100 * hits / total(true, "nsvfqo")
+        table[f"{kind} positive predictivity"] = 100 * hits / (hits + errors)
+        table[f"{kind} false positive rate"] = 100 * errors / (errors + rejected)
+    table = pd.DataFrame(table).drop(columns="QRS false positive rate")
+    for name in "NSV":
+        hits = total(name, name.lower())
+        table[f"{name} f1"] = 2 * hits / (total(name, "nsvfqo") + total("NSVFQO", name.lower()))
+    return table.assign(**{"mean f1 of N, S, V": table[["N f1", "S f1", "V f1"]].mean(axis=1)})
 
 
 # ---- What the model looks at ----
@@ -280,24 +319,18 @@ def calibration_error(probability, truth, weights):
 def choose_examples(scored, number):
     """Scored -> (m,) rows among the scored ones and the class to explain of each.
 
-    Of each class up to `number` correct rows around the median confidence, rows of one class
-    alone first. A class without a correct row has its most confident one.
+    Of each class up to `number` correct rows around the median confidence.
     """
-    alone = scored.truth.sum(axis=1) == 1
     rows, classes = [], []
-    for k, true in enumerate(scored.truth.T):
-        correct = true & scored.called[:, k]
-        choices = (correct & alone, correct, true)
-        candidates = next((choice for choice in choices if choice.any()), true)
-        order = np.argsort(scored.probability[candidates, k])
-        ranked = np.flatnonzero(candidates)[order]
-        if not correct.any():
-            ranked = ranked[-1:]
-        first = (len(ranked) - 1) // 2 - (number - 1) // 2
-        first = np.clip(first, 0, max(0, len(ranked) - number))
+    for k in range(len(scored.names)):
+        correct = np.flatnonzero(scored.truth[:, k] & scored.called[:, k])
+        ranked = correct[np.argsort(scored.probability[correct, k])]
+        first = max(0, len(ranked) - number) // 2
         chosen = ranked[first:first + number]
         rows.extend(chosen)
         classes.extend([k] * len(chosen))
+    if not rows:
+        raise SystemExit(f"{scored.title}: not one row is called correctly. Train longer")
     return np.array(rows), np.array(classes)
 
 
@@ -341,17 +374,6 @@ def grad_cam(net, crop, signals, features, classes):
     return total / covered
 
 
-@torch.no_grad()
-def completeness_error(net, crop, signals, features, classes, attribution):
-    """Integrated gradients -> by how much they miss the difference of the logits, relative."""
-    base = net.normalise_signals.mean.expand_as(signals)
-    logits = crop_logits(net, signals, features, crop)
-    base_logits = crop_logits(net, base, features, crop)
-    difference = (logits - base_logits).gather(1, classes[:, None])[:, 0]
-    missed = attribution.sum(dim=(1, 2)) - difference
-    return (missed.abs().sum() / difference.abs().sum()).item()
-
-
 def by_lead(scored, attribution):
     """(m, channels, samples) -> (m, leads, samples) sizes, smoothed over 0.02 s.
 
@@ -385,30 +407,25 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
         x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
         logits = predict(scored.net, x, scored.features[rows], every, scored.recipe.crop)
         probability = probabilities(logits, scored.recipe, len(scored.names))
-        of_class = pd.Series(probability[every, classes])
-        curve.append(of_class.groupby(classes).mean().mean())
+        curve.append(probability[every, classes].mean())
     return curve
 
 
 def explain(scored, rows, classes):
-    """Rows, class of each -> dict of method -> (m, leads, samples), table, completeness error.
+    """Rows, class of each -> dict of method -> (m, leads, samples), and table.
 
     The table has the deletion test of each method, at its own and at moved places.
     """
-    crop = scored.recipe.crop
     inputs = (scored.signals[rows], scored.features[rows], torch.from_numpy(classes))
     explained = {}
     deletion = pd.DataFrame(index=DELETED)
-    missed = np.nan
     for method in METHODS:
-        attribution = attributions(method, scored.net, crop, *inputs)
-        if method == "integrated_gradients":
-            missed = completeness_error(scored.net, crop, *inputs, attribution)
+        attribution = attributions(method, scored.net, scored.recipe.crop, *inputs)
         explained[method] = by_lead(scored, attribution)
         deletion[method] = deletion_test(scored, rows, classes, explained[method])
         deletion[f"{method}, moved"] = deletion_test(
             scored, rows, classes, explained[method], np.random.default_rng(0))
-    return explained, deletion, missed
+    return explained, deletion
 
 
 # ---- Pictures ----
@@ -442,107 +459,83 @@ def plot_confusion(scored, path):
 
 
 def plot_curves(scored, path):
-    """PNG: ROC and precision-recall curve of each class; circle: the operating point."""
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for k, name in enumerate(scored.names):
-        truth = scored.truth[:, k]
-        called = scored.called[:, k]
-        p = scored.probability[:, k]
-        if truth.all() or not truth.any():
-            continue
-        style = STYLES[k % len(STYLES)]
-        false_positive_rate, sensitivity, _ = roc_curve(truth, p)
-        precision, recall, _ = precision_recall_curve(truth, p)
-        left.plot(false_positive_rate, sensitivity, **style, label=name)
-        right.plot(recall, precision, **style, label=name)
-        left.plot(called[~truth].mean(), called[truth].mean(), "o", color="C0")
+    """PNG: ROC and precision-recall curve of each class, and reliability."""
+    figure = Figure(figsize=(15, 4.8), layout="constrained")
+    left, middle, right = figure.subplots(1, 3)
+    for name, truth, p, style in zip(scored.names, scored.truth.T, scored.probability.T, STYLES):
+        if truth.min() < truth.max():
+            RocCurveDisplay.from_predictions(truth, p, ax=left, name=name, curve_kwargs=style)
+            precision, recall, _ = precision_recall_curve(truth, p)
+            middle.plot(recall, precision, **style)
+    counted = scored.called | (scored.recipe.task == "multilabel")   # else of the called class
+    CalibrationDisplay.from_predictions(
+        scored.truth[counted], scored.probability[counted], n_bins=10, ax=right, color="black")
     left.set(xlabel="1 - specificity", ylabel="sensitivity")
-    right.set(xlabel="sensitivity", ylabel="positive predictivity")
-    right.legend()
-    save_figure(figure, f"{scored.title}. Circle: operating point", path)
-
-
-def plot_calibration(scored, path):
-    """PNG: reliability before and after temperature scaling, and the probabilities' histogram."""
-    figure = Figure(figsize=(9, 4), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for name, probability, style in (("before", scored.probability, STYLES[1]),
-                                     ("after temperature", scored.calibrated, STYLES[0])):
-        p, truth = calibration_rows(scored, probability)
-        CalibrationDisplay.from_predictions(
-            truth, p, n_bins=10, ax=left, name=name, **style)
-        right.hist(p, bins=20, histtype="step", log=True, **style)
-    left.set(xlabel="probability", ylabel="share that is true")
-    right.set(xlabel="probability", ylabel="rows")
+    middle.set(xlabel="sensitivity", ylabel="positive predictivity")
+    right.set(xlabel="probability", ylabel="share that is true")
     save_figure(figure, scored.title, path)
 
 
-def draw_ecg(axis, seconds, voltage, weight, places):
-    """(t,) s, (leads, t) mV, attribution from 0 to 1 -> traces on ECG paper, the weight behind.
+def draw_ecg(axis, rate, traces):
+    """Draws traces on ECG paper: squares of 0.04 s and 0.1 mV, as at 25 mm/s and 10 mm/mV.
 
-    places: of each trace lead, name, height in mV, start and end in s. The squares of the paper
-    have 0.04 s and 0.1 mV; the shape is that of 25 mm/s and 10 mm/mV.
+    traces: of each its start in s, height in mV, (t,) voltage in mV at `rate` Hz, (t,) attribution
+    from 0 to 1, which is drawn behind it, and caption.
     """
-    limit = 1.9 if len(places) > 1 else np.inf   # mV; a large wave stays in its row
-    for lead, name, level, start, end in places:
-        inside = (seconds >= start) & (seconds <= end)
-        trace = np.clip(voltage[lead] - np.median(voltage[lead]), -limit, limit)
-        points = np.column_stack([seconds, level + trace])[inside]
+    for start, height, voltage, weight, caption in traces:
+        seconds = start + np.arange(len(voltage)) / rate
+        points = np.column_stack([seconds, height + voltage - np.median(voltage)])
         band = LineCollection(
             np.stack([points[:-1], points[1:]], axis=1),
-            array=weight[lead, inside][:-1],
+            array=weight[:-1],
             cmap="Blues",
             linewidths=6,
             clim=(0, 1))
         axis.add_collection(band)
         axis.plot(*points.T, color="black", linewidth=0.8)
-        axis.text(start, level + 1.1, name, fontsize=7, weight="bold")
+        axis.text(start, height + 2.1, caption, fontsize=6)
     for ticks, small, large in ((axis.xaxis, 0.04, 0.2), (axis.yaxis, 0.1, 0.5)):
         ticks.set_major_locator(MultipleLocator(large))
         ticks.set_minor_locator(MultipleLocator(small))
         ticks.grid(which="both", color="#e8b5b5", linewidth=0.4)
-    axis.set(aspect=0.4, xlim=(seconds[0], seconds[-1]), axisbelow=True)
-    alone = len(places) == 1
-    axis.tick_params(which="both", length=0, labelsize=6, labelleft=alone, labelbottom=alone)
+    axis.set(aspect=0.4, axisbelow=True, xlim=(0, max(5, seconds[-1])), ylim=(height - 2, 2),
+             xlabel="25 mm/s, 10 mm/mV")
+    axis.tick_params(which="both", length=0, labelleft=False, labelbottom=False)
     return band
 
 
 def plot_ecgs(scored, rows, weights, subtitle, path):
     """Rows on ECG paper with (m, leads, samples) attribution -> PNG.
 
-    Beats stand side by side, of the model's first lead; records one below the other, with 2.5 s
-    of each lead and 10 s of lead II.
+    Five beats stand side by side, of the model's first lead; records one below the other, with
+    2.5 s of each lead and 10 s of lead II.
     """
     header = scored.data.header
+    rate = header.sampling_rate
     columns = [header.leads.index(lead) for lead in scored.recipe.leads]
-    seconds = np.arange(scored.data.signals.shape[2]) / header.sampling_rate
-    if scored.data.is_ptbxl:
-        grid = (len(rows), 1)
-        places = []
-        for lead, name in enumerate(header.leads):
-            column, row = divmod(lead, 3)
-            places.append((lead, name, -3 * row, 2.5 * column, 2.5 * column + 2.5))
-        places.append((1, "II", -9, 0, 10))
-    else:
-        grid = (-(-len(rows) // 5), 5)
-        seconds = seconds - 0.5 * len(seconds) / header.sampling_rate   # the R peak is at 0 s
-        places = [(columns[0], scored.recipe.leads[0], 0, seconds[0], seconds[-1])]
-    height = 4.9 if scored.data.is_ptbxl else 3.6
-    figure = Figure(figsize=(11, height * grid[0]), layout="constrained")
-    axes = figure.subplots(*grid, squeeze=False, sharey=True).ravel()
-    for axis in axes[len(rows):]:
-        axis.set_axis_off()
-    for axis, row, weight in zip(axes, rows, weights):
-        every = np.zeros((len(header.leads), len(seconds)))
-        first = (len(seconds) - weight.shape[1]) // 2   # the model ignores the ends of a beat
-        largest = max(weight.max(), 1e-12)
-        every[columns, first:first + weight.shape[1]] = weight / largest
+    lines = []
+    for place, (row, weight) in enumerate(zip(rows, weights)):
         voltage = scored.data.signals[scored.rows[row]]
-        band = draw_ecg(axis, seconds, voltage, every, places)
-        axis.set_title(caption_of(scored, row), fontsize=8)
-    figure.colorbar(
-        band, ax=figure.axes, shrink=0.6, label="attribution (largest: 1)")
+        every = np.zeros_like(voltage)
+        first = (voltage.shape[1] - weight.shape[1]) // 2   # the model ignores the ends of a beat
+        every[columns, first:first + weight.shape[1]] = weight / max(weight.max(), 1e-12)
+        caption = caption_of(scored, row)
+        if place % 5 == 0 or scored.data.is_ptbxl:
+            lines.append([])
+        if not scored.data.is_ptbxl:
+            start = place % 5 * voltage.shape[1] / rate
+            lines[-1].append((start, 0, voltage[columns[0]], every[columns[0]], caption))
+            continue
+        for lead, name in enumerate(header.leads):
+            start = lead // 3 * 2.5
+            part = slice(round(start * rate), round((start + 2.5) * rate))
+            lines[-1].append((start, -4 * (lead % 3), voltage[lead, part], every[lead, part], name))
+        lines[-1].append((0, -12, voltage[1], every[1], f"II    {caption}"))
+    figure = Figure(figsize=(11, (7 if scored.data.is_ptbxl else 3) * len(lines)),
+                    layout="constrained")
+    for axis, traces in zip(figure.subplots(len(lines), 1, squeeze=False).ravel(), lines):
+        band = draw_ecg(axis, rate, traces)
+    figure.colorbar(band, ax=figure.axes, shrink=0.6, label="attribution (largest: 1)")
     save_figure(figure, f"{scored.title}. {subtitle}", path)
 
 
@@ -556,7 +549,7 @@ def caption_of(scored, row):
         place += f", {sample / data.header.sampling_rate:.1f} s"
     truth = "+".join(names[scored.truth[row]]) or "none"
     p = scored.probability[row]
-    return f"{place}: true {truth}\nmost probable {names[p.argmax()]} ({p.max():.2f})"
+    return f"{place}\ntrue {truth}, most probable {names[p.argmax()]} ({p.max():.2f})"
 
 
 def plot_averages(scored, classes, attribution, deletion, path):
@@ -594,7 +587,7 @@ def plot_averages(scored, classes, attribution, deletion, path):
 
 # ---- Report ----
 
-FORMAT = {   # of printed and HTML tables
+FORMAT = {   # of printed tables
     "float_format": lambda value: f"{value:.3f}".removesuffix(".000"), "na_rep": "n/a"}
 
 
@@ -613,24 +606,11 @@ def predictions_table(scored):
     return table
 
 
-def report_page(title, tables, pictures):
-    """Title, dict of heading -> table, dict of heading -> PNG path -> one HTML page."""
-    style = ("body{font:15px sans-serif;max-width:1100px;margin:2em auto;padding:0 1em}"
-             "img{max-width:100%}table{border-collapse:collapse}td,th{padding:3px 8px}")
-    parts = [f'<!DOCTYPE html><html lang="en"><meta charset="utf-8"><style>{style}</style>',
-             f"<title>{title}</title><h1>{title}</h1>"]
-    for heading, table in tables.items():
-        parts.append(f"<h2>{heading}</h2>{table.to_html(**FORMAT)}")
-    for heading, path in pictures.items():
-        image = base64.b64encode(path.read_bytes()).decode()
-        parts.append(f'<h2>{heading}</h2><img alt="{heading}" src="data:image/png;base64,{image}">')
-    return "\n".join(parts) + "</html>\n"
-
-
 def print_tables(tables):
     """Prints a dict of heading -> table."""
     for heading, table in tables.items():
-        print(f"\n{heading}\n{table.to_string(**FORMAT)}")
+        if len(table.columns) < 20:   # wider ones are in the files
+            print(f"\n{heading}\n{table.to_string(**FORMAT)}")
 
 
 def to_json(report):
@@ -653,30 +633,25 @@ def make_tables(scored, resampled):
     if scored.data.header.class_map == "aami":
         if "232" in record:   # 75% of DS2's S beats
             tables["without record 232"] = figures_of_group(scored, record != "232")
-        tables["EC57"] = ec57_table(scored)
+        for start in (0, 5) if scored.recipe.split != "random" else ():
+            counts = beat_counts(scored.data, scored.beats, np.unique(record), 60 * start)
+            tables[f"EC57 from {start}:00"] = ec57_table(counts)
+            tables[f"beats counted from {start}:00, reference and call"] = counts
     if scored.recipe.task == "multilabel":
-        tables["by sex and age"] = group_table(scored)
         single = scored.truth.sum(axis=1) == 1
         one_called = scored._replace(called=most_probable(scored.probability))
         tables["records with one superclass, the most probable one called"] = (
             figures_of_group(one_called, single))
-    before, truth = calibration_rows(scored, scored.probability)
-    after, _ = calibration_rows(scored, scored.calibrated)
-    once = np.ones((1, len(truth)))
-    tables["calibration error"] = pd.DataFrame({
-        "before": calibration_error(before, truth, once),
-        "after temperature": calibration_error(after, truth, once)})
     return tables
 
 
 # ---- Main ----
 
 def draw_pictures(scored, rows, classes, attribution, deletion, paths):
-    """Draws the six pictures; rows, class of each and attribution: what was explained."""
-    confusion, curves, calibration, explanation, averages, mistakes = paths
+    """Draws the five pictures; rows, class of each and attribution: what was explained."""
+    confusion, curves, explanation, averages, mistakes = paths
     plot_confusion(scored, confusion)
     plot_curves(scored, curves)
-    plot_calibration(scored, calibration)
     examples = [np.flatnonzero(classes == k)[(classes == k).sum() // 2]
                 for k in np.unique(classes)]
     plot_ecgs(scored, rows[examples], attribution[examples], METHODS[0], explanation)
@@ -689,39 +664,29 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
-    check_choice("COMPARE_WITH", COMPARE_WITH, [None, "cnn", "lstm", "mlp"])
     scored = score_test_rows(DATASET, MODEL)
-    resampled = resampled_figures(scored)
-    tables = make_tables(scored, resampled)
-    if COMPARE_WITH:
-        other = score_test_rows(DATASET, COMPARE_WITH)
-        if not np.array_equal(other.truth, scored.truth):
-            raise SystemExit(f"COMPARE_WITH = {COMPARE_WITH!r}: that model has another task or "
-                             "other test rows. Train both with the same constants")
-        difference = summarise(resampled - resampled_figures(other))
-        tables[f"difference from {COMPARE_WITH}"] = difference.loc["all"]
-    rows, classes = choose_examples(scored, AVERAGED[DATASET])
-    explained, deletion, missed = explain(scored, rows, classes)
+    tables = make_tables(scored, resampled_figures(scored))
+    rows, classes = choose_examples(scored, AVERAGED)
+    explained, deletion = explain(scored, rows, classes)
     tables["deletion test"] = deletion
 
-    parts = ["confusion.png", "curves.png", "calibration.png", "explanation.png", "averages.png",
-             "mistakes.png", "metrics.json", "predictions.csv", "report.html"]
+    parts = ["confusion.png", "curves.png", "explanation.png", "averages.png",
+             "mistakes.png", "metrics.json", "predictions.csv"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
-        *pictures, metrics, predictions, page = paths
+        *pictures, metrics, predictions = paths
         draw_pictures(scored, rows, classes, explained[METHODS[0]], deletion, pictures)
         metrics.write_text(to_json({
             "title": scored.title,
             "recipe": vars(scored.recipe),
             "header": vars(scored.data.header),
             "tables": tables,
-            "completeness_error": missed,
         }))
         predictions_table(scored).to_csv(predictions, index=False, float_format="%.9g")
-        page.write_text(report_page(scored.title, tables, dict(zip(parts, pictures))))
 
+    if not scored.data.is_ptbxl and scored.recipe.split != "random":
+        write_annotations(scored.beats, f"{DATASET}_{MODEL}_annotations", MODEL)
     print(scored.title)
     print_tables(tables)
-    print(f"integrated gradients miss the difference of the logits by {missed:.2%}")
     print(f"Wrote {DATASET}_{MODEL}_ {', '.join(parts)}")
 
 

@@ -25,8 +25,6 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
-from scipy.ndimage import uniform_filter1d
-from scipy.optimize import minimize_scalar
 from scipy.signal import butter, sosfiltfilt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
@@ -34,7 +32,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import beat_table, check_choice, load_dataset, new_files
+from preprocess_mitbih import check_choice, load_dataset, new_files
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -58,11 +56,9 @@ RESUME = False            # True: go on after the last complete epoch of a stopp
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
 # crop_seconds        what a net sees at a time: the middle of a beat, random crops of a record
-# context_seconds     s: strips that the median beat and the rhythm come from; None: whole records
+# context_seconds     parts of the records that the median beat and the rhythm come from
 # low_pass            Hz: cutoff; 40 removes what the two databases filter differently
 # template_distance   models that get the feature of `template_distance`
-# align_beats         centre the QRS complex first
-# shift_seconds       move training beats at random by up to this: detected R peaks are less exact
 # signal_noise        added in training, in standard deviations of the training rows
 # rhythm_noise        the same for the RR features
 # statement_weight    weight of a second loss, on PTB-XL's 71 SCP statements
@@ -72,8 +68,8 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # flatten_width       see `Net`
 RECIPES = {
     "mitbih": {
-        "crop_seconds": 0.5, "context_seconds": None, "low_pass": None,
-        "template_distance": ["cnn"], "align_beats": False, "shift_seconds": 0.0,
+        "crop_seconds": 0.5, "context_seconds": 1800, "low_pass": None,
+        "template_distance": ["cnn"],
         "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
@@ -81,7 +77,7 @@ RECIPES = {
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "low_pass": None,
-        "template_distance": [], "align_beats": False, "shift_seconds": 0.0,
+        "template_distance": [],
         "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 3.0,
         "epochs": 18, "batch_size": 64, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
@@ -91,7 +87,7 @@ RECIPES = {
 TRANSFER = {   # what RECIPE = "transfer" changes
     "mitbih": {
         "context_seconds": 10, "low_pass": 40,
-        "template_distance": [], "align_beats": True, "shift_seconds": 0.04,
+        "template_distance": [],
         "epochs": 3, "flatten_width": None,
     },
     "ptbxl": {"crop_seconds": 5.0, "low_pass": 40, "statement_weight": 20.0, "epochs": 10},
@@ -122,7 +118,11 @@ def choose_sides(data, split):
         excluded = list(map(str, EXCLUDED_RECORDS))
         side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records
                    if record["name"] not in excluded}
-        side_of |= {name: "validation" for name in map(str, VALIDATION_RECORDS) if name in side_of}
+        for name in map(str, VALIDATION_RECORDS if data.name == "mitbih" else []):
+            if side_of.get(name, "train") != "train":
+                raise SystemExit(f"VALIDATION_RECORDS: {name} is no record of DS1")
+            if name in side_of:
+                side_of[name] = "validation"
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
                    for member, side in side_of.items()}
@@ -199,105 +199,83 @@ def make_inputs(signals, beats, rate, recipe):
     signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS, or
     None for 12-lead records, which have no features.
     """
-    if recipe.low_pass:
-        signals = low_pass(signals, rate, recipe.low_pass)
     if beats is None:
+        signals = low_pass(signals, rate, recipe.low_pass)
         return torch.from_numpy(signals), torch.zeros(len(signals), 0)
-    strip = recipe.context_seconds and round(recipe.context_seconds * rate)
-    groups = rows_by_record(beats, strip)
-    if strip:
-        beats = np.array(beats)
-        for rows in groups:   # each strip is a record of its own
-            beats[rows] = beat_table(beats["sample"][rows], rate)
-    if recipe.align_beats:
-        signals = align_beats(signals, rate)
-    signals = relative_beats(signals, groups)
-    start = (signals.shape[2] - recipe.window) // 2
-    signals = np.ascontiguousarray(signals[:, :, start:start + recipe.window])
-    features = rhythm_features(beats)
-    if recipe.template_distance:
-        distance = template_distance(signals, groups, rate)
-        features = np.concatenate([features, distance], axis=1)
-    return torch.from_numpy(signals), torch.from_numpy(features)
-
-
-def in_parts(function, signals):
-    """Applies a function to (n, ...) signals part by part, so that memory stays small."""
-    parts = np.array_split(signals, len(signals) // 2048 + 1)
-    return np.concatenate([function(part).astype(np.float32) for part in parts])
+    parts = rows_by_context(beats, recipe.context_seconds * rate)
+    inputs = [beat_inputs(signals[rows], beats["sample"][rows], rate, recipe) for rows in parts]
+    order = np.argsort(np.concatenate(parts))
+    return tuple(torch.from_numpy(np.concatenate(values)[order]) for values in zip(*inputs))
 
 
 def low_pass(signals, rate, cutoff):
     """(n, leads, samples) float32 -> the same below the cutoff in Hz (4th-order Butterworth)."""
-    if cutoff >= rate / 2:
+    if not cutoff or cutoff >= rate / 2:
         return signals
     sections = butter(4, cutoff, fs=rate, output="sos")
-    return in_parts(lambda part: sosfiltfilt(sections, part), signals)
+    parts = np.array_split(signals, len(signals) // 2048 + 1)   # in float64, thus part by part
+    return np.concatenate([sosfiltfilt(sections, part).astype(np.float32) for part in parts])
 
 
-def rows_by_record(beats, strip):
-    """(n,) beats -> list of the rows of each record, or of each strip of so many samples."""
-    place = beats["sample"] // strip if strip else 0
-    _, number = np.unique(beats["record"] * np.int64(10 ** 9) + place, return_inverse=True)
-    return np.split(np.argsort(number, kind="stable"), np.cumsum(np.bincount(number))[:-1])
+def rows_by_context(beats, length):
+    """(n,) beats -> list of the rows of each record, in equal parts of about `length` samples."""
+    table = pd.DataFrame(beats)
+    duration = table.groupby("record")["sample"].transform("max") + 1
+    parts = (duration / length).round().clip(lower=1)
+    part = table["sample"] * parts // duration
+    return list(table.groupby(["record", part]).indices.values())
 
 
-def relative_beats(signals, groups):
-    """(n, leads, samples) mV, rows of each record -> (n, 2 * leads, samples) float32.
+def beat_inputs(signals, sample, rate, recipe):
+    """(n, leads, samples) mV, (n,) positions of all beats of a record -> signals, features."""
+    signals = low_pass(signals, rate, recipe.low_pass)
+    signals = relative_beats(signals, recipe.crop)
+    features = rhythm_features(rr_intervals(sample, rate))
+    if recipe.template_distance:
+        distance = template_distance(signals, rate)
+        features = np.concatenate([features, distance], axis=1)
+    return signals, features
 
-    The beats in heights of their record's median beat, then their differences from it. The
+
+def relative_beats(signals, crop):
+    """(n, leads, samples) mV, all beats of a record -> (n, 2 * leads, crop) float32.
+
+    The middle of the beats in heights of the median beat, then their differences from it. The
     median beat needs no labels, but all beats of the record, as in the analysis of a Holter.
     """
-    relative = np.empty((len(signals), 2, *signals.shape[1:]), np.float32)
-    for rows in groups:
-        beats = signals[rows] - np.median(signals[rows], axis=2, keepdims=True)   # no baseline
-        median = np.median(beats, axis=0)
-        height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]   # mV; keeps a flat lead flat
-        relative[rows, 0] = beats / height
-        relative[rows, 1] = (beats - median) / height
-    return relative.reshape(len(signals), -1, signals.shape[2])
+    beats = signals - np.median(signals, axis=2, keepdims=True)   # no baseline
+    median = np.median(beats, axis=0)
+    height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]   # mV; keeps a flat lead flat
+    relative = np.concatenate([beats, beats - median], axis=1) / np.tile(height, (2, 1))
+    start = (signals.shape[2] - crop) // 2
+    return relative[:, :, start:start + crop].astype(np.float32)
 
 
-def template_distance(signals, groups, rate):
-    """(n, 2 * leads, samples) relative_beats, rows of each record -> (n, 1) float32.
+def template_distance(signals, rate):
+    """(n, 2 * leads, samples) relative_beats of a record -> (n, 1) float32.
 
     Log of the QRS complex's root mean square difference from the median beat, over the usual one
-    of its record: in a noisy record all beats differ, but a ventricular one stands out.
+    of the record: in a noisy record all beats differ, but a ventricular one stands out.
     """
     middle = signals.shape[2] // 2
     differences = signals[:, signals.shape[1] // 2:]
     qrs = differences[:, :, middle - round(0.08 * rate):middle + round(0.1 * rate)]
     distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # a flat lead has 0
-    for rows in groups:
-        distance[rows] /= np.median(distance[rows])
-    return np.log(distance)[:, None]
+    return np.log(distance / np.median(distance))[:, None]
 
 
-def qrs_energy(signals, rate):
-    """(n, leads, samples) -> (n, samples): slope of all leads from 5 to 20 Hz, over 0.12 s."""
-    sections = butter(2, (5, 20), "bandpass", fs=rate, output="sos")
-    slope = np.gradient(sosfiltfilt(sections, signals, axis=2), axis=2)
-    return np.sqrt(uniform_filter1d(np.square(slope).sum(axis=1), round(0.12 * rate), axis=1))
+def rr_intervals(sample, rate):
+    """(k,) positions of a record's beats -> (k, 20) s: the ten RR intervals before and after each.
 
-
-def align_beats(signals, rate):
-    """(n, leads, samples) beats -> the same, moved by up to 0.1 s to their peak of qrs_energy.
-
-    Annotated and detected positions differ by some samples, and so do those of two databases.
+    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record.
     """
-    middle = signals.shape[2] // 2
-    reach = round(0.1 * rate)
-
-    def align(part):
-        energy = qrs_energy(part, rate)[:, middle - reach:middle + reach + 1]
-        shift = energy.argmax(axis=1)[:, None, None] - reach
-        columns = np.arange(signals.shape[2]) + shift
-        return np.take_along_axis(part, columns.clip(0, signals.shape[2] - 1), axis=2)
-    return in_parts(align, signals)
+    edge = np.full(10, np.nan)
+    intervals = np.concatenate([edge, np.diff(sample) / rate, edge])
+    return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(sample)]
 
 
-def rhythm_features(beats):
-    """(n,) beats -> (n, 25) float32 features of the rhythm, without labels.
+def rhythm_features(rr):
+    """(n, 20) s, rr_intervals of a record -> (n, 25) float32 features, without labels.
 
     Log ratios of the 5 RR intervals before and the 5 after each beat to the record's median; of
     the intervals around the beat to each other and to the mean of those before; of that mean to
@@ -305,19 +283,20 @@ def rhythm_features(beats):
     its median, and the beat's interval over the quantiles. The last two tell an early beat of a
     regular rhythm from atrial fibrillation. An interval beyond the record counts as the median.
     """
-    median = beats["rr_record"][:, :1]
-    quantiles = beats["rr_record"][:, 1:]
-    rr = np.where(np.isfinite(beats["rr"]), beats["rr"], median).clip(0.1, 5)
+    known = rr[np.isfinite(rr)]
+    median = np.median(known) if len(known) else 1.0
+    rr = np.where(np.isfinite(rr), rr, median).clip(0.1, 5)
     before = rr[:, :9]
     previous = rr[:, 9]
     following = rr[:, 10]
     mean = before.mean(axis=1)
-    return np.column_stack([
+    quantiles = np.quantile(previous, [0.10, 0.25, 0.75, 0.90])
+    columns = [
         np.log(rr[:, 5:15] / median), np.log(previous / mean), np.log(following / mean),
-        np.log(following / previous), np.log(mean / median[:, 0]), previous, following,
-        np.log(before).std(axis=1), np.log(quantiles / median),
-        np.log(previous[:, None] / quantiles),
-    ]).astype(np.float32)
+        np.log(following / previous), np.log(mean / median), previous, following,
+        np.log(before).std(axis=1), np.tile(np.log(quantiles / median), (len(rr), 1)),
+        np.log(previous[:, None] / quantiles)]
+    return np.column_stack(columns).astype(np.float32)
 
 
 # ---- Models ----
@@ -331,16 +310,15 @@ class Normalise(nn.Module):
         self.register_buffer("spread", torch.ones(shape))
 
     def fit(self, values, rows):
-        """(n, channels, ...) tensor, training rows -> sets mean and standard deviation."""
-        values = values.unsqueeze(-1).flatten(2)   # features have no samples
-        total = square = 0.0
-        for part in torch.from_numpy(rows).split(1024):
-            part = values[part].double()
-            total = total + part.sum((0, 2))
-            square = square + part.square().sum((0, 2))
-        count = len(rows) * values.shape[2]
-        variance = square / count - (total / count).square()
-        self.mean.view(-1)[:] = total / count
+        """(n, channels, ...) tensor, training rows -> sets mean and standard deviation.
+
+        A few thousand rows, at equal distances, tell them well enough.
+        """
+        values = values[torch.from_numpy(rows[::len(rows) // 4000 + 1])]
+        values = values.transpose(0, 1).flatten(1)
+        mean = values.mean(dim=1, keepdim=True)
+        variance = (values - mean).square().mean(dim=1)
+        self.mean.view(-1)[:] = mean[:, 0]
         self.spread.view(-1)[:] = variance.clamp_min(1e-12).sqrt()
 
     def forward(self, x):
@@ -709,7 +687,7 @@ def divide_work(net, rows, batch_size):
     return nn.parallel.DistributedDataParallel(net), rows, batch_size // processes
 
 
-# ---- Thresholds and calibration, on validation rows ----
+# ---- Thresholds, on validation rows ----
 
 def log_odds(probability):
     """Probabilities -> finite log odds."""
@@ -727,7 +705,10 @@ def best_thresholds(probability, targets):
 
     They maximise the expected F1 under Platt-scaled probabilities (Lipton et al. 2014), which is
     smoother than an F1 counted on some hundred rows. 0.5 for a class that all rows have, or none.
+    None for one class a row: the most probable one is called.
     """
+    if targets.ndim == 1:
+        return None
     thresholds = []
     for p, truth in zip(probability.T, targets.T):
         if truth.min() == truth.max():
@@ -739,23 +720,6 @@ def best_thresholds(probability, targets):
         expected_f1 = 2 * np.cumsum(chance) / (np.arange(1, len(p) + 1) + chance.sum())
         thresholds.append(float(called[np.argmax(expected_f1)]))
     return thresholds
-
-
-def calibrate(logits, targets, recipe):
-    """(n, classes) logits, targets of the validation rows -> dict of thresholds and temperature.
-
-    The logits over the temperature have the smallest cross-entropy (Guo et al. 2017).
-    """
-    logits = logits.double()
-    loss = F.cross_entropy
-    thresholds = None   # one class a row: the most probable one is called
-    if recipe.task == "multilabel":
-        loss = F.binary_cross_entropy_with_logits
-        thresholds = best_thresholds(torch.sigmoid(logits).numpy(), targets.numpy())
-        targets = targets.double()
-    found = minimize_scalar(lambda x: loss(logits / np.exp(x), targets).item(), bounds=(-3, 3),
-                            method="bounded")
-    return {"thresholds": thresholds, "temperature": float(np.exp(found.x))}
 
 
 # ---- Checkpoint ----
@@ -796,8 +760,12 @@ def load_checkpoint(data, model):
         reason = " ".join(str(error).split())[:100]
         raise SystemExit(f"{path} is not the expected checkpoint, or damaged ({reason}). {make}"
                          ) from error
-    if checkpoint.header.sha256 != data.header.sha256:
-        change = first_difference(vars(checkpoint.header), vars(data.header))
+    now = vars(data.header)
+    was = vars(checkpoint.header) | {"versions": now["versions"]}
+    if was.get("r_peaks") != now.get("r_peaks"):   # annotated and detected beats may meet
+        was |= {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
+    change = first_difference(was, now)
+    if change:
         raise SystemExit(f"{path} was trained on other {data.name}_*.npy files "
                          f"({change[:200]}): train again")
     return checkpoint, net.eval()
@@ -841,9 +809,8 @@ def choose_recipe(data):
         raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.header.leads}")
     rate = data.header.sampling_rate
     recipe.crop = round(recipe.crop_seconds * rate)
-    recipe.window = round((recipe.crop_seconds + 2 * recipe.shift_seconds) * rate)
-    if recipe.window > data.signals.shape[2]:
-        raise SystemExit(f"crop_seconds and twice shift_seconds make {recipe.window} samples, but "
+    if recipe.crop > data.signals.shape[2]:
+        raise SystemExit(f"crop_seconds makes {recipe.crop} samples, but "
                          f"{DATASET}_signals.npy has {data.signals.shape[2]} a row")
     return recipe
 
@@ -893,16 +860,16 @@ def main():
     if not is_main_process():
         return
 
-    targets = examples.targets[rows["validation"]]
+    probability = probabilities(kept["logits"], recipe, classes)
+    targets = examples.targets[rows["validation"]].cpu().numpy()
     name = f"{DATASET}_{MODEL}"
     checkpoint = {
         "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
         "segment": data.signals.shape[2], "net_arguments": arguments,
         "weights": {name: value.cpu() for name, value in kept["weights"].items()},
-        "epoch": kept["epoch"],
-        "history": history,
+        "epoch": kept["epoch"], "history": history,
         "versions": {"torch": str(torch.__version__)},
-        **calibrate(kept["logits"][:, :classes], targets.cpu(), recipe),
+        "thresholds": best_thresholds(probability, targets),
     }
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)

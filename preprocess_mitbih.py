@@ -1,14 +1,15 @@
-"""Cuts annotated beats out of the records of the MIT-BIH Arrhythmia Database, or of one like it.
+"""Cuts the beats, annotated or detected, out of the records of MIT-BIH, or of others like them.
 
 Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr; fetched from PhysioNet if missing (100 MB)
-Writes  mitbih_signals.npy   (n, 360) float32 mV: one beat a row, its R peak at sample 180;
-                             (n, leads, 360) with several LEADS
-        mitbih_labels.npy    (n,) int64: index into class_names of the header
-        mitbih_metadata.npy  (n,) structured: what BEAT_FIELDS names
-        mitbih_records.npy   (samples,) float32 mV: the chosen lead of all records, end to end;
-                             (samples, leads) with several LEADS
-        mitbih_header.npy    JSON text: class names, leads, sampling rate, records, settings,
-                             versions, SHA-256 of the four arrays
+Writes  mitbih_signals.npy      (n, 360) float32 mV: one beat a row, its R peak at sample 180;
+                                (n, leads, 360) with several LEADS
+        mitbih_labels.npy       (n,) int64: index into class_names of the header, -1: no class
+        mitbih_metadata.npy     (n,) structured: what BEAT_FIELDS names
+        mitbih_annotations.npy  (k,) structured: the reference, what ANNOTATION_FIELDS names
+        mitbih_records.npy      (samples,) float32 mV: the chosen lead of all records, end to end;
+                                (samples, leads) with several LEADS
+        mitbih_header.npy       JSON text: class names, leads, sampling rate, records, settings,
+                                versions, SHA-256 of the five arrays
 Takes   5 seconds for the 48 records, beside the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering
@@ -34,7 +35,8 @@ import pandas as pd
 import requests  # comes with wfdb
 import urllib3
 import wfdb
-from scipy.signal import resample_poly
+from scipy.ndimage import uniform_filter1d
+from scipy.signal import butter, find_peaks, resample_poly, sosfiltfilt
 from tqdm import tqdm
 
 # data
@@ -53,18 +55,22 @@ DATABASES = {             # path of each database below BASE_URL
     "incartdb": "incartdb/1.0.0/",
 }
 
+# beats
+ANNOTATOR = "atr"         # ending of the reference annotations ("qrs", "ecg"), or None: none
+R_PEAKS = "annotated"     # where the beats are: "annotated", or "detected" in the signals
+
 # leads and classes
 LEADS = ["MLII"]          # names in the header: ["MLII", "V1"]; SVDB: ["ECG1"], INCART: ["II"]
 LEAD_ABSENT = "first"     # 102 and 104 have no MLII: take the "first" signals, or "skip" them
 CLASS_MAP = "aami"        # "aami" (ANSI/AAMI EC57), or "clinical": what a cardiologist names apart
 SEGMENT = 360             # samples of one beat, half of them before the R peak: 1 s
 
-# Class name -> annotation symbols. Escape beats (e, j, n) belong to N in EC57, not to S. The
-# symbols B, n, r and ? occur in sister databases only. Symbols outside "aami" mark no beat, but
-# rhythm, noise or flutter waves: + ~ | x [ ! ] "
+# Class name -> annotation symbols, first the one that evaluation writes. Escape beats (e, j, n)
+# belong to N in EC57, not to S. The symbols B, n, r and ? occur in sister databases only. Symbols
+# outside "aami" mark no beat, but rhythm, noise or flutter waves: + ~ | x [ ! ] "
 CLASS_MAPS = {
-    "aami": {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "F": "F", "Q": "/fQ?"},
-    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "AaJSejn",
+    "aami": {"N": "NLRBejn", "S": "SAaJ", "V": "VEr", "F": "F", "Q": "Q/f?"},
+    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "SAaJejn",
                  "ventricular": "VEr", "fusion": "F", "paced": "/f"},
 }
 
@@ -86,12 +92,19 @@ PUBLISHED = {
 }
 
 BEAT_FIELDS = [
-    ("record", "<i4"),           # index into the header's records
-    ("sample", "<i8"),           # position of the R peak in the record
-    ("symbol", "U1"),            # annotation symbol
-    ("rr", "<f4", (20,)),        # s: the ten RR intervals before the beat and the ten after it
-    ("rr_record", "<f8", (5,)),  # s: RR intervals of the record: median; 10, 25, 75, 90% quantiles
+    ("record", "<i4"),   # index into the header's records
+    ("sample", "<i8"),   # position of the R peak at SAMPLING_RATE
+    ("symbol", "U1"),    # of the annotation; empty for a detected beat without one
 ]
+ANNOTATION_FIELDS = [
+    ("record", "<i4"),
+    ("sample", "<i8"),   # at the record's own sampling rate
+    ("symbol", "U1"),
+    ("aux", "U8"),       # of a rhythm annotation (+): "(AFIB"
+    ("label", "i1"),     # of a beat: index into class_names, -1: none
+    ("row", "<i4"),      # of a beat: its row in the other arrays, -1: missed
+]
+MARGIN = 10   # s read beyond both ends of an hour of a long record, so that no beat is cut
 
 
 # ---- Read one record ----
@@ -104,50 +117,37 @@ def record_names():
     """RECORDS -> list of record names."""
     if RECORDS != "all":
         return list(dict.fromkeys(map(str, RECORDS)))
-    path = Path(DATA_DIR, "RECORDS")
-    if not path.is_file():
-        raise SystemExit(f"{path} is not in {Path.cwd()}. It lists the records: put the database "
-                         "there, set DOWNLOAD = True, or see the scripts run on simulated data: "
-                         "python tests/demo.py")
-    return path.read_text(errors="replace").split()
+    folder = Path(DATA_DIR)
+    if (folder / "RECORDS").is_file():
+        return (folder / "RECORDS").read_text(errors="replace").split()
+    names = sorted(path.stem for path in folder.glob("*.hea"))
+    if not names:
+        raise SystemExit(f"{folder / 'RECORDS'} is not in {Path.cwd()}, nor any .hea file. Put the "
+                         "database there, set DOWNLOAD = True, or see the scripts run on simulated "
+                         "data: python tests/demo.py")
+    return names
 
 
-def read_record(name):
-    """One record -> its signals (leads, samples) float32 mV, beats and notes at SAMPLING_RATE.
-
-    Raises ValueError with one sentence if the record is damaged or not as the constants say.
-    """
-    path = Path(DATA_DIR, name)
-    record, signals = read_wfdb(path)
-    if NAME == "mitbih":
-        check_header(record, fs=360, adc_gain=200, baseline=1024)
-    absent = [lead for lead in LEADS if lead not in record.sig_name]
-    if absent and (LEAD_ABSENT == "skip" or len(record.sig_name) < len(LEADS)):
-        raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(record.sig_name)}")
-    columns = list(range(len(LEADS)))
+def choose_leads(names):
+    """Lead names of a record -> the columns of LEADS, or of those that stand in for them."""
+    absent = [lead for lead in LEADS if lead not in names]
     if not absent:
-        columns = [record.sig_name.index(lead) for lead in LEADS]
-    leads = [record.sig_name[column] for column in columns]
-    signals = signals[:, columns].T
-    invalid = np.isnan(signals).sum()
-    if invalid:
-        raise ValueError(f"{invalid} samples of lead {' '.join(leads)} are invalid (NaN)")
-    sample, symbol = read_annotations(path, record.sig_len)
-    signals = resample(signals, record.fs, SAMPLING_RATE).astype(np.float32)
-    sample = np.round(sample * (SAMPLING_RATE / record.fs)).astype(np.int64)
-    sample = np.minimum(sample, signals.shape[1] - 1)
-    is_beat = symbol_labels(symbol, CLASS_MAPS["aami"]) >= 0
-    return SimpleNamespace(
-        name=name, signals=signals, leads=leads, rate=record.fs,
-        sample=sample[is_beat], symbol=symbol[is_beat],
-        simulated=record.simulated)
+        return [names.index(lead) for lead in LEADS]
+    if LEAD_ABSENT == "skip" or len(names) < len(LEADS):
+        raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(names)}")
+    return list(range(len(LEADS)))
 
 
-def read_annotations(path, samples):
-    """`atr` file -> (k,) int64 samples and (k,) symbols in time order. ValueError if damaged."""
-    file = Path(f"{path}.atr")
+def read_annotations(path, header):
+    """WFDB record and its header -> (k,) table of ANNOTATION_FIELDS in time order.
+
+    Raises ValueError with one sentence if the annotation file is missing or damaged.
+    """
+    if ANNOTATOR is None:
+        return np.zeros(0, ANNOTATION_FIELDS)
+    file = Path(f"{path}.{ANNOTATOR}")
     if not file.is_file():
-        raise ValueError(f"{file} is missing")
+        raise ValueError(f"{file} is missing (ANNOTATOR = None: there is no reference)")
     content = file.read_bytes()
     known_notes = re.findall(rb"## (?:annotation type|end of) definitions", content)
     known_notes += re.findall(rb"## time resolution: \d", content)[:1]
@@ -155,50 +155,66 @@ def read_annotations(path, samples):
         # wfdb 4.3 never returns from another note
         raise ValueError("the annotation file has no end mark or an unknown note: it is damaged")
     try:
-        annotation = wfdb.rdann(str(path), "atr")
+        annotation = wfdb.rdann(str(path), ANNOTATOR)
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"the annotation file is damaged ({error})") from error
-    sample = np.asarray(annotation.sample, np.int64)
+    table = np.zeros(len(annotation.sample), ANNOTATION_FIELDS)
+    table["sample"] = annotation.sample
+    table["symbol"] = annotation.symbol
+    table["aux"] = [note.strip("\0") for note in annotation.aux_note]
+    table["label"] = symbol_labels(table["symbol"], CLASS_MAPS[CLASS_MAP])
+    sample = table["sample"]
     ordered = len(sample) and sample[0] >= 0 and np.all(np.diff(sample) >= 0)
-    if not ordered or sample[-1] >= samples:
-        raise ValueError(f"the annotations are not in time order within {samples} samples")
-    return sample, np.asarray(annotation.symbol, "U1")
+    if not ordered or sample[-1] >= header.sig_len:
+        raise ValueError(f"the annotations are not in time order within {header.sig_len} samples")
+    return table
 
 
-def read_wfdb(path):
-    """WFDB record -> wfdb.Record and (samples, leads) float64 mV.
-
-    Raises ValueError if the samples contradict the header's length or checksums, or the unit is
-    not mV.
-    """
+def read_header(path):
+    """WFDB record -> its wfdb.Record without signals. ValueError if it is damaged."""
     try:
-        record = wfdb.rdrecord(str(path), physical=False)
-        checksums = zip(record.checksum, record.calc_checksum(), strict=True)
-        wrong_sum = any((int(stored) - int(actual)) % 65536 for stored, actual in checksums)
-        signals = record.dac()
+        header = wfdb.rdheader(str(path))
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
-        raise ValueError("the header or the signal file is missing or damaged, or they do not "
-                         f"fit together ({error})") from error
-    bits = [{"212": 12, "16": 16}.get(form) for form in record.fmt]
-    size = Path(f"{path}.dat").stat().st_size
-    if None not in bits and not any(record.byte_offset):
-        expected = -(-record.sig_len * sum(bits) // 8)
-        if size != expected:
-            raise ValueError(f"the .dat file has {size} bytes, but the header's "
-                             f"{record.sig_len} samples make {expected}")
-    if wrong_sum:
+        raise ValueError(f"the header is missing or damaged ({error})") from error
+    if set(header.units) != {"mV"}:
+        raise ValueError(f"units {', '.join(header.units)}: expected mV")
+    header.sig_name = [str(name) for name in header.sig_name]   # None for a lead without a name
+    header.simulated = any("simulated" in comment for comment in header.comments)
+    return header
+
+
+def read_signals(path, header, columns):
+    """Yields an hour of the chosen leads of a WFDB record at a time, so that memory stays flat.
+
+    Each time: start and stop (samples), and (leads, samples) float64 mV with MARGIN more on both
+    sides. Raises ValueError if samples are invalid or contradict the header's checksums.
+    """
+    hour = round(3600 * header.fs)
+    margin = round(MARGIN * header.fs)
+    total = 0
+    for start in range(0, header.sig_len, hour):
+        stop = min(start + hour, header.sig_len)
+        first = max(0, start - margin)
+        try:
+            record = wfdb.rdrecord(str(path), sampfrom=first, physical=False,
+                                   sampto=min(stop + margin, header.sig_len))
+            total = total + record.d_signal[start - first:stop - first].sum(axis=0)
+            signals = record.dac()[:, columns].T
+        except Exception as error:   # wfdb raises errors of many kinds on damaged files
+            raise ValueError("the header or the signal file is missing or damaged, or they do "
+                             f"not fit together ({error})") from error
+        invalid = np.isnan(signals).sum()
+        if invalid:
+            raise ValueError(f"{invalid} samples of its leads are invalid (NaN)")
+        yield start, stop, signals
+    if np.any((total - np.array(header.checksum, int)) % 65536):
         raise ValueError("the samples contradict the checksums in the header")
-    if set(record.units) != {"mV"}:
-        raise ValueError(f"units {', '.join(record.units)}: expected mV")
-    record.sig_name = [str(name) for name in record.sig_name]   # None for a lead without a name
-    record.simulated = any("simulated" in comment for comment in record.comments)
-    return record, signals
 
 
-def check_header(record, **expected):
+def check_header(header, **expected):
     """Raises ValueError if a header field differs from what the whole database has."""
     for field, value in expected.items():
-        values = np.unique(getattr(record, field))
+        values = np.unique(getattr(header, field))
         if not np.array_equal(values, [value]):
             raise ValueError(f"its header says {field} = {' '.join(map(str, values))}, "
                              f"but all records of this database have {value}")
@@ -212,10 +228,94 @@ def resample(signals, rate, target_rate):
         raise ValueError(f"sampled at {rate} Hz: expected a rate from 50 to 10,000 Hz")
     ratio = Fraction(target_rate) / Fraction(rate).limit_denominator(100)
     ratio = ratio.limit_denominator(1000)
-    return resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1)
+    return resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="edge")
 
 
-# ---- Beats ----
+# ---- Beats: where they are ----
+
+def qrs_energy(signals, rate):
+    """(leads, samples) mV -> (samples,) mV/s: slope of all leads, 4 to 20 Hz, over 0.1 s."""
+    sections = butter(2, (4, 20), "bandpass", fs=rate, output="sos")
+    slope = np.gradient(sosfiltfilt(sections, signals), 1 / rate, axis=1)
+    return np.sqrt(uniform_filter1d(np.square(slope).sum(axis=0), round(0.1 * rate)))
+
+
+def find_beats(energy, rate):
+    """(samples,) qrs_energy -> (k,) positions of the beats.
+
+    A beat is a peak, 0.25 s from a higher one, that stands out by 0.22 of what the beats around
+    it do (the median of the ten most prominent peaks in 10 s), and by 0.2 mV/s. A peak less than
+    0.36 s after a beat and with less than 0.4 of its prominence is a T wave.
+    """
+    peaks, found = find_peaks(energy, distance=0.25 * rate, prominence=0.2, wlen=2 * rate)
+    height = found["prominences"]
+    middle = peaks.clip(5 * rate, len(energy) - 5 * rate)
+    first = np.searchsorted(peaks, middle - 5 * rate)
+    last = np.searchsorted(peaks, middle + 5 * rate)
+    usual = [np.median(np.sort(height[a:b])[-10:]) for a, b in zip(first, last)]
+    is_beat = height > 0.22 * np.array(usual)
+    peaks = peaks[is_beat]
+    height = height[is_beat]
+    gap = np.diff(peaks, prepend=-rate)
+    is_t_wave = (gap < 0.36 * rate) & (height < 0.4 * np.roll(height, 1))
+    return peaks[~is_t_wave]
+
+
+def recentre(signals, energy, sample, rate):
+    """(leads, samples) mV, its qrs_energy, (k,) marks of beats -> (k,) positions by one rule.
+
+    From the mark to the largest energy within 0.12 s, and on to the largest deviation from the
+    local baseline within 0.06 s. Where the mark was put makes no difference then.
+    """
+    reach = round(0.12 * rate)
+    sample = sample + around(energy, sample, reach).argmax(axis=-1) - reach
+    baseline = np.median(around(signals, sample, round(0.3 * rate)), axis=-1, keepdims=True)
+    reach = round(0.06 * rate)
+    deviation = np.abs(around(signals, sample, reach) - baseline).sum(axis=0)
+    return (sample + deviation.argmax(axis=-1) - reach).clip(0, len(energy) - 1)
+
+
+def around(values, sample, reach):
+    """(..., samples), (k,) positions -> (..., k, 2 * reach + 1) values around them."""
+    columns = sample[:, None] + np.arange(-reach, reach + 1)
+    return values[..., columns.clip(0, values.shape[-1] - 1)]
+
+
+def pair_beats(reference, test, rate, start=0):
+    """Samples of two annotators in time order -> (pairs, 2) indices, -1 for no partner.
+
+    The rule of EC57 as in bxb of the WFDB software: of the two next beats, the earlier one has
+    the other for a partner if that is within 0.15 s and nearer than the beat after it, or if the
+    two beats after them are nearer to each other. Beats before `start` s are not compared, but
+    one may be the partner of the first one after.
+    """
+    window = int(0.15 * rate + 0.5)
+    start = int(start * rate + 0.5)
+    never = 2 ** 62
+    reference = [*reference, never, never]
+    test = [*test, never, never]
+    i = int(np.searchsorted(reference, start))
+    j = int(np.searchsorted(test, start))
+    if start:
+        def gap(k):
+            return abs(reference[i] - test[k])
+        if gap(j - 1) <= window and gap(j - 1) < gap(j):
+            j -= 1
+        elif test[j] <= start + window and gap(j + 1) < gap(j):
+            j += 1
+    pairs = []
+    while min(reference[i], test[j]) < never:
+        apart = test[j] - reference[i]
+        after = test[j + 1] - reference[i] if apart < 0 else test[j] - reference[i + 1]
+        next_apart = test[j + 1] - reference[i + 1]
+        partners = abs(apart) <= window and min(abs(apart), abs(next_apart)) < abs(after)
+        pairs.append((i if partners or apart >= 0 else -1, j if partners or apart < 0 else -1))
+        i += pairs[-1][0] >= 0
+        j += pairs[-1][1] >= 0
+    return np.array(pairs, np.int64).reshape(-1, 2)
+
+
+# ---- Beats: cut and label ----
 
 def cut_beats(signals, sample, segment):
     """(leads, samples), (k,) beat positions -> (m, leads, segment) and (k,) mask of those m.
@@ -228,137 +328,212 @@ def cut_beats(signals, sample, segment):
     return signals[:, columns].swapaxes(0, 1), complete
 
 
-def beat_table(sample, rate, record=0, symbol=""):
-    """(k,) positions of all beats of one record at `rate` Hz -> (k,) table of BEAT_FIELDS."""
-    table = np.zeros(len(sample), BEAT_FIELDS)
-    table["record"] = record
-    table["sample"] = sample
-    table["symbol"] = symbol
-    if len(sample):
-        table["rr"] = rr_intervals(sample, rate)
-        table["rr_record"] = record_rhythm(table["rr"])
-    return table
-
-
-def rr_intervals(sample, rate):
-    """(k,) beat positions -> (k, 20) s: the ten RR intervals before and the ten after each beat.
-
-    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record.
-    """
-    edge = np.full(10, np.nan)
-    intervals = np.concatenate([edge, np.diff(sample) / rate, edge])
-    return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(sample)]
-
-
-def record_rhythm(rr):
-    """(k, 20) s, RR intervals of a record's beats -> (5,) s: median; 10, 25, 75, 90% quantiles."""
-    known = rr[np.isfinite(rr)]
-    median = np.median(known) if len(known) else 1.0
-    previous = np.where(np.isfinite(rr[:, 9]), rr[:, 9], median).clip(0.1, 5)
-    return [median, *np.quantile(previous.astype(np.float64), [0.10, 0.25, 0.75, 0.90])]
-
-
 def symbol_labels(symbols, class_map):
-    """(k,) annotation symbols -> (k,) int64 class indices, -1 for a beat outside the class map."""
+    """(k,) annotation symbols -> (k,) int64 class indices, -1 outside the class map."""
     index = {symbol: i for i, group in enumerate(class_map.values()) for symbol in group}
     return np.array([index.get(symbol, -1) for symbol in symbols.tolist()], np.int64)
+
+
+def is_beat(annotations):
+    """(k,) table of ANNOTATION_FIELDS -> mask of the beats."""
+    return symbol_labels(annotations["symbol"], CLASS_MAPS["aami"]) >= 0
+
+
+def cut_record(name, signals_file, records_file):
+    """Writes the beats and the leads of one record to the two RowWriters, an hour at a time.
+
+    Returns its wfdb header and leads, (k,) positions of all its beats at SAMPLING_RATE, and mask
+    of those that were written; the others are too near to the ends of the record.
+    Raises ValueError with one sentence if the record is damaged or not as the constants say.
+    """
+    path = Path(DATA_DIR, name)
+    header = read_header(path)
+    if NAME == "mitbih":
+        check_header(header, fs=360, adc_gain=200, baseline=1024)
+    columns = choose_leads(header.sig_name)
+    annotations = read_annotations(path, header)
+    scale = SAMPLING_RATE / header.fs
+    marks = np.round(annotations["sample"][is_beat(annotations)] * scale).astype(np.int64)
+    positions, written = [], []
+    for start, stop, signals in read_signals(path, header, columns):
+        signals = resample(signals, header.fs, SAMPLING_RATE).astype(np.float32)
+        start = round(start * scale)
+        stop = round(stop * scale)
+        first = max(0, start - MARGIN * SAMPLING_RATE)
+        energy = qrs_energy(signals, SAMPLING_RATE)
+        found = first + find_beats(energy, SAMPLING_RATE) if is_detected() else marks
+        found = found[(found >= start) & (found < stop)] - first
+        sample = np.sort(recentre(signals, energy, found, SAMPLING_RATE))
+        segments, complete = cut_beats(signals, sample, SEGMENT)
+        signals_file.append(segments)
+        records_file.append(signals[:, start - first:stop - first].T)
+        positions.append(first + sample)
+        written.append(complete)
+    header.leads = [header.sig_name[column] for column in columns]
+    return header, annotations, np.concatenate(positions), np.concatenate(written)
+
+
+def label_beats(header, annotations, positions):
+    """Header, annotations, (k,) positions of a record's beats -> (k,) BEAT_FIELDS, (k,) labels.
+
+    A beat takes symbol and label of its annotation; a detected one, of its partner within 0.15 s.
+    Without a partner it is "not a beat"; in ventricular flutter or without a reference it has no
+    label (-1). Sets the field "row" of the annotations: number of their beat, or -1.
+    """
+    table = np.zeros(len(positions), BEAT_FIELDS)
+    table["sample"] = positions
+    labels = np.full(len(positions), -1)
+    marks = np.flatnonzero(is_beat(annotations))
+    beats = np.arange(len(marks))
+    if is_detected():
+        sample = np.round(positions * (header.fs / SAMPLING_RATE))
+        if ANNOTATOR:
+            labels[~in_flutter(annotations, sample)] = len(CLASS_MAPS[CLASS_MAP])
+        pairs = pair_beats(annotations["sample"][marks], sample, header.fs)
+        partners, beats = pairs[(pairs >= 0).all(axis=1)].T
+        marks = marks[partners]
+    annotations["row"] = -1
+    annotations["row"][marks] = beats
+    table["symbol"][beats] = annotations["symbol"][marks]
+    labels[beats] = annotations["label"][marks]
+    return table, labels
+
+
+def in_flutter(annotations, sample):
+    """Table of ANNOTATION_FIELDS of a record, (k,) samples -> mask of those between [ and ]."""
+    onset, end = (annotations["sample"][annotations["symbol"] == mark] for mark in "[]")
+    return np.searchsorted(onset, sample, side="right") > np.searchsorted(end, sample)
 
 
 def cut_records(names, signals_file, records_file):
     """Writes the beats and the leads of all records to the two RowWriters.
 
-    Returns the table of all annotated beats, their labels (-1: not in the files), the header's
-    list of records, and a Counter of what was left out.
+    Returns labels and metadata of the beats, all annotations, the header's list of records, and a
+    Counter of what was left out.
     """
-    tables, labels, records, left_out = [], [], [], Counter()
-    for _, record in usable_records(names, read_record, BAD_RECORDS, left_out):
-        segments, complete = cut_beats(record.signals, record.sample, SEGMENT)
-        label = symbol_labels(record.symbol, CLASS_MAPS[CLASS_MAP])
-        signals_file.append(segments[label[complete] >= 0])
-        records_file.append(record.signals.T)
-        tables.append(beat_table(record.sample, SAMPLING_RATE, len(records), record.symbol))
-        labels.append(np.where(complete, label, -1))
-        is_mitbih = NAME == "mitbih"
-        subsets = [subset for subset, names in SUBSETS.items() if record.name in names.split()]
-        records.append({
-            "name": record.name,
-            "patient": SAME_PATIENT.get(record.name, record.name) if is_mitbih else record.name,
-            "subset": subsets[0] if subsets and is_mitbih else "test",
-            "leads": record.leads,
-            "samples": record.signals.shape[1],
-            "simulated": record.simulated,
-        })
-        count_left_out(left_out, record, complete, label)
-    return np.concatenate(tables), np.concatenate(labels), records, left_out
+    labels, beats, annotations, records, left_out = [], [], [], [], Counter()
+
+    def cut(name):
+        rows = signals_file.rows, records_file.rows
+        try:
+            return rows, *cut_record(name, signals_file, records_file)
+        except ValueError:
+            signals_file.truncate(rows[0])
+            records_file.truncate(rows[1])
+            raise
+    for place, (rows, header, marks, positions, written) in usable_records(
+            names, cut, BAD_RECORDS, left_out):
+        table, label = label_beats(header, marks, positions)
+        row = np.where(written, rows[0] + np.cumsum(written) - 1, -1)
+        marks["row"] = np.where(marks["row"] >= 0, row[marks["row"]], -1)
+        marks["record"] = table["record"] = len(records)
+        labels.append(label[written])
+        beats.append(table[written])
+        annotations.append(marks)
+        records.append(describe(names[place], header, records_file.rows - rows[1]))
+        count_left_out(left_out, header, written, marks, label)
+    return (*map(np.concatenate, (labels, beats, annotations)), records, left_out)
+
+
+def describe(name, header, samples):
+    """Name and wfdb header of a record, its samples here -> its line in the dataset's header."""
+    subsets = [subset for subset, names in SUBSETS.items() if name in names.split()]
+    is_mitbih = NAME == "mitbih"
+    return {
+        "name": name,
+        "patient": SAME_PATIENT.get(name, name) if is_mitbih else name,
+        "subset": subsets[0] if subsets and is_mitbih else "test",
+        "leads": header.leads,
+        "samples": samples,
+        "rate": header.fs,
+        "simulated": header.simulated,
+    }
 
 
 # ---- Report ----
 
-def count_left_out(left_out, record, complete, label):
+def count_left_out(left_out, header, written, annotations, label):
     """Adds what was left out of one record, or replaced in it, to the Counter."""
-    left_out["beats too near to the ends of the record to fill a segment"] += np.sum(~complete)
-    left_out[f"beats outside the class map {CLASS_MAP!r}"] += np.sum(complete & (label < 0))
-    if record.leads != list(LEADS):
-        left_out[f"record {record.name}: {' '.join(record.leads)} stands in for the leads"] += 1
-    if record.rate != SAMPLING_RATE:
-        left_out[f"records resampled from {record.rate:g} to {SAMPLING_RATE} Hz"] += 1
+    missed = is_beat(annotations) & (annotations["row"] < 0)
+    reasons = {
+        "beats too near to the ends of the record to fill a segment": np.sum(~written),
+        "annotated beats that were not detected": np.sum(missed) if is_detected() else 0,
+        "beats without a label": np.sum(written & (label < 0)),
+        f"record {header.record_name}: {' '.join(header.leads)} stands in for the leads":
+            int(header.leads != list(LEADS)),
+        f"records resampled from {header.fs:g} to {SAMPLING_RATE} Hz":
+            int(header.fs != SAMPLING_RATE),
+    }
+    left_out.update({reason: int(count) for reason, count in reasons.items() if count})
 
 
-def check_published(beats, records):
+def check_published(annotations, records):
     """Compares the beats of DS1, DS2 and all records, each if complete, with the published counts.
 
     Other counts stop the run: the data are not the published ones. Returns a sentence.
     """
     subsets = np.array([record["subset"] for record in records])
-    labels = symbol_labels(beats["symbol"], CLASS_MAPS["aami"])
+    labels = symbol_labels(annotations["symbol"], CLASS_MAPS["aami"])
     equal = []
     for subset, (size, *published) in PUBLISHED.items():
         inside = (subsets == subset) | (subset == "all")
         if NAME != "mitbih" or records[0]["simulated"] or inside.sum() < size:
             continue
-        counts = np.bincount(labels[inside[beats["record"]]], minlength=5).tolist()
+        of_subset = labels[inside[annotations["record"]]]
+        counts = np.bincount(of_subset[of_subset >= 0], minlength=5).tolist()
         if counts != published:
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
                              f"published: fetch {DATA_DIR} again. Nothing was written")
         equal.append(subset)
-    if not equal:
-        return "Not compared with the published counts: no subset is complete"
-    return f"Equal to the published counts, to the beat: {', '.join(equal)}"
+    return f"Equal to the published counts, to the beat: {', '.join(equal) or 'none is complete'}"
 
 
 def print_report(beats, labels, records):
     """Prints the beats by class and subset."""
     subsets = np.array([record["subset"] for record in records])[beats["record"]]
-    classes = pd.Categorical.from_codes(labels, list(CLASS_MAPS[CLASS_MAP]))
+    names = [*class_names(), "no label"]   # -1 takes the last one
+    classes = pd.Categorical(np.array(names)[labels], names)
     table = pd.crosstab(classes, subsets, margins=True, margins_name="all", dropna=False)
     print("\n" + table.rename_axis(index="class", columns="").to_string())
 
 
 # ---- Main ----
 
+def is_detected():
+    """Whether a detector finds the beats."""
+    return R_PEAKS == "detected" or ANNOTATOR is None
+
+
+def class_names():
+    """Names of the labels."""
+    return [*CLASS_MAPS[CLASS_MAP]] + ["not a beat"] * (is_detected() and ANNOTATOR is not None)
+
+
 def main():
     check_choice("CLASS_MAP", CLASS_MAP, CLASS_MAPS)
+    check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
     check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     if isinstance(LEADS, str) or not LEADS:
         raise SystemExit(f'LEADS = {LEADS!r}: expected a list of lead names, such as ["MLII"]')
     if DOWNLOAD and NAME in DATABASES:
         download(DATA_DIR, BASE_URL + DATABASES[NAME], "*.hea", lambda name: True)
-    parts = ["signals", "records", "labels", "metadata", "header"]
+    parts = ["signals", "records", "labels", "metadata", "annotations", "header"]
     with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
         lead_axis = (len(LEADS),) if len(LEADS) > 1 else ()
         with (closing(RowWriter(paths[0], (*lead_axis, SEGMENT))) as signals_file,
               closing(RowWriter(paths[1], lead_axis)) as records_file):
-            beats, labels, records, left_out = cut_records(
+            labels, beats, annotations, records, left_out = cut_records(
                 record_names(), signals_file, records_file)
-        verdict = check_published(beats, records)
+        verdict = check_published(annotations, records)
         simulated = any(record["simulated"] for record in records)
-        beats, labels = beats[labels >= 0], labels[labels >= 0]
-        save_array(paths[2], labels)
-        save_array(paths[3], beats)
+        for path, array in zip(paths[2:], (labels, beats, annotations)):
+            save_array(path, array)
         save_header(dict(zip(parts, paths)), {
-            "dataset": NAME, "class_map": CLASS_MAP, "class_names": list(CLASS_MAPS[CLASS_MAP]),
-            "leads": LEADS, "sampling_rate": SAMPLING_RATE, "lead_absent": LEAD_ABSENT,
+            "class_map": CLASS_MAP, "class_names": class_names(),
+            "symbols": [symbols[0] for symbols in CLASS_MAPS[CLASS_MAP].values()],
+            "leads": LEADS, "sampling_rate": SAMPLING_RATE,
+            "annotator": ANNOTATOR, "r_peaks": "detected" if is_detected() else "annotated",
             "records": records, "simulated": simulated})
 
     print_report(beats, labels, records)
@@ -442,6 +617,13 @@ class RowWriter:
         self.file.write(rows)
         self.rows += len(rows)
 
+    def truncate(self, rows):
+        """Drops the rows after the first `rows`."""
+        self.write_header()
+        self.file.truncate(self.file.tell() + 4 * rows * int(np.prod(self.row_shape)))
+        self.file.seek(0, os.SEEK_END)
+        self.rows = rows
+
     def close(self):
         self.write_header()
         self.file.close()
@@ -501,9 +683,13 @@ def load_dataset(name):
         data.record = data.metadata["ecg_id"].astype(str)
         data.patient = data.metadata["patient"]
     else:
-        records = pd.DataFrame(header.records).iloc[data.metadata["record"]]
-        data.record = records["name"].to_numpy(str)
-        data.patient = records["patient"].to_numpy(str)
+        records = pd.DataFrame(header.records)
+        of_beat = records.iloc[data.metadata["record"]]
+        data.record = of_beat["name"].to_numpy(str)
+        data.patient = of_beat["patient"].to_numpy(str)
+        data.annotations = pd.DataFrame(np.asarray(data.annotations)).join(
+            records[["name", "patient", "rate"]], on="record")
+        data.annotations["record"] = data.annotations.pop("name")
     return data
 
 

@@ -30,7 +30,8 @@ from preprocess_mitbih import (
     download,
     new_files,
     print_notes,
-    read_wfdb,
+    read_header,
+    read_signals,
     save_array,
     save_header,
     usable_records,
@@ -52,7 +53,7 @@ TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones
 
 # ---- Signals ----
 
-def read_signals(name):
+def read_record(name):
     """WFDB record -> (12, samples) float32 mV and whether it is simulated.
 
     wfdb spends fifty times longer on the header than on the samples. PTB-XL's headers have one
@@ -83,17 +84,15 @@ def usual_header(name, adc):
 
 def read_any_form(path):
     """The same for a header of any form; the leads are put in order by their names."""
-    record, signals = read_wfdb(path)
-    check_header(record, adc_gain=1000, baseline=0, fs=SAMPLING_RATE,
+    header = read_header(path)
+    check_header(header, adc_gain=1000, baseline=0, fs=SAMPLING_RATE,
                  sig_len=10 * SAMPLING_RATE)
-    names = [name.upper() for name in record.sig_name]
+    names = [name.upper() for name in header.sig_name]
     if sorted(names) != sorted(LEADS):
         raise ValueError(f"leads {', '.join(names)}: expected {', '.join(LEADS)}")
-    signals = signals[:, [names.index(lead) for lead in LEADS]]
-    invalid = np.isnan(signals).sum()
-    if invalid:
-        raise ValueError(f"{invalid} samples are invalid (NaN)")
-    return signals.T.astype(np.float32), record.simulated
+    columns = [names.index(lead) for lead in LEADS]
+    [(*_, signals)] = read_signals(path, header, columns)   # in one piece
+    return signals.astype(np.float32), header.simulated
 
 
 def write_signals(table, path, left_out):
@@ -102,7 +101,7 @@ def write_signals(table, path, left_out):
     kept = np.zeros(len(table), bool)
     simulated = False
     with closing(RowWriter(path, (len(LEADS), 10 * SAMPLING_RATE))) as signals_file:
-        for row, record in usable_records(names, read_signals, BAD_RECORDS, left_out):
+        for row, record in usable_records(names, read_record, BAD_RECORDS, left_out):
             signals, marked = record
             signals_file.append(signals[None])
             kept[row] = True
@@ -204,16 +203,11 @@ def read_metadata():
 
 # ---- Report ----
 
-def print_report(metadata, labels):
+def print_report(metadata):
     """Prints records by superclass and fold."""
-    rows = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES).assign(records=1)
-    fold = pd.cut(metadata["fold"], [0, 8, 9, 10], labels=["folds 1-8", "fold 9", "fold 10"])
-    table = rows.groupby(fold, observed=False).sum().T
-    table.loc["patients"] = pd.Series(metadata["patient"]).groupby(fold, observed=False).nunique()
-    table["all"] = table.sum(axis=1)   # a patient is in one fold only
-    as_label = np.bincount(labels[labels >= 0], minlength=len(SUPERCLASSES))
-    table["as label"] = pd.Series(as_label, SUPERCLASSES)
-    print("\n" + table.to_string(float_format="%.0f", na_rep=""))
+    table = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES).assign(records=1)
+    side = pd.cut(metadata["fold"], [0, 8, 9, 10], labels=["folds 1-8", "fold 9", "fold 10"])
+    print("\n" + table.groupby(side, observed=False).sum().T.to_string())
 
 
 # ---- Main ----
@@ -236,11 +230,11 @@ def main():
         save_array(paths[1], labels)
         save_array(paths[2], metadata)
         save_header(dict(zip(parts, paths)), {
-            "dataset": "ptbxl", "class_map": "superclasses", "class_names": SUPERCLASSES,
+            "class_map": "superclasses", "class_names": SUPERCLASSES,
             "leads": LEADS, "sampling_rate": SAMPLING_RATE, "statement_names": statement_names,
             "simulated": simulated})
 
-    print_report(metadata, labels)
+    print_report(metadata)
     print_notes(left_out, simulated)
     print(f"Wrote ptbxl_*.npy: {', '.join(parts)}")
 

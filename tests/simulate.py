@@ -14,7 +14,7 @@ patient went into them, and no medical conclusion comes out of them.
 
 Writes: write_mitbih NAME.dat, NAME.hea, NAME.atr and RECORDS; write_ptbxl ptbxl_database.csv,
 scp_statements.csv and records100/ or records500/. Takes 0.2 s for two minutes of MIT-BIH and
-3 ms for a record of PTB-XL.
+3 ms for a record of PTB-XL. Plain pulses, whose peaks are known to the sample: pulse_ecg.
 """
 from pathlib import Path
 from typing import NamedTuple
@@ -287,25 +287,52 @@ def write_mitbih_record(folder, record, seconds, seed):
 
     leads = MITBIH_LEADS.get(record, ("MLII", "V1"))   # MLII: lead II, electrodes on the chest
     columns = [list(DOWER).index(lead.removeprefix("ML")) for lead in leads]
-    counts = np.clip(np.round(1024 + 200 * ecg[:, columns]), 0, 2047).astype(np.int64)
-    wfdb.Record(
-        record_name=record, n_sig=2, fs=360, sig_len=len(counts), d_signal=counts,
-        sig_name=list(leads),
-        file_name=[f"{record}.dat"] * 2, fmt=["212"] * 2, adc_gain=[200.0] * 2, baseline=[1024] * 2,
-        units=["mV"] * 2, adc_res=[11] * 2, adc_zero=[1024] * 2, block_size=[0] * 2,
-        comments=[SIMULATED], init_value=list(counts[0]),
-        checksum=list(counts.sum(axis=0) % 65536)).wrsamp(write_dir=str(folder))
+    write_record(folder, record, ecg[:, columns], 360, leads)
 
     peaks = np.round(times * 360).astype(np.int64)
-    marks = [(p, str(s), "") for p, s in zip(peaks, symbols) if 0 <= p < len(counts)]
+    marks = [(p, str(s), "") for p, s in zip(peaks, symbols) if 0 <= p < len(ecg)]
     rhythm = "(AFIB" if fibrillation else "(P" if usual == "/" else "(N"
     marks.append((min(18, marks[0][0] // 2), "+", rhythm))
     if int(record) % 3 == 0:                              # other marks that are no beats
-        marks += [(len(counts) // 3, "~", ""), (len(counts) // 2, "|", "")]
+        marks += [(len(ecg) // 3, "~", ""), (len(ecg) // 2, "|", "")]
     positions, symbols, notes = map(list, zip(*sorted(marks, key=lambda mark: mark[0])))
     positions = np.array(positions, dtype=np.int64)
     wfdb.wrann(record, "atr", positions, symbols, aux_note=notes, fs=360, write_dir=str(folder))
     return positions, symbols
+
+
+def write_record(folder, record, ecg, rate, leads=("MLII", "V1")):
+    """Writes RECORD.dat and RECORD.hea in MIT-BIH's format, at any rate; ecg (samples, leads) mV.
+
+    No annotations: write_marks does that.
+    """
+    counts = np.clip(np.round(1024 + 200 * ecg), 0, 2047).astype(np.int64)
+    n = len(leads)
+    wfdb.Record(
+        record_name=record, n_sig=n, fs=rate, sig_len=len(counts), d_signal=counts,
+        sig_name=list(leads),
+        file_name=[f"{record}.dat"] * n, fmt=["212"] * n, adc_gain=[200.0] * n, baseline=[1024] * n,
+        units=["mV"] * n, adc_res=[11] * n, adc_zero=[1024] * n, block_size=[0] * n,
+        comments=[SIMULATED], init_value=list(counts[0]),
+        checksum=list(counts.sum(axis=0) % 65536)).wrsamp(write_dir=str(folder))
+
+
+def write_marks(folder, record, samples, symbols, annotator="atr"):
+    """Writes RECORD.atr, or another annotator: n samples in any order, n symbols."""
+    samples, symbols = zip(*sorted(zip(map(int, samples), symbols)))
+    wfdb.wrann(record, annotator, np.array(samples), list(symbols), write_dir=str(folder))
+
+
+def pulse_ecg(peaks, samples, rate):
+    """(samples, 2) float64 mV around -0.3 mV: at each peak a QRS complex, then a T wave.
+
+    Both are Gaussians, so that the largest slope and deviation lie at the peak, to the sample.
+    """
+    reach = round(.5 * rate)
+    t = np.arange(-reach, reach + 1) / rate
+    beat = np.exp(-.5 * (t / .012) ** 2) + .2 * np.exp(-.5 * ((t - .28) / .04) ** 2)
+    at_peak = np.bincount(peaks, minlength=samples)
+    return np.convolve(at_peak, beat, "same")[:, None] * (1, -.8) - .3
 
 
 # ---- PTB-XL ----

@@ -1,6 +1,7 @@
-"""Checkpoints of model_training.py: what they say, and what is refused. Thresholds, calibration."""
+"""Checkpoints of model_training.py: what they say, and what is refused. Thresholds."""
 
 import random
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ import preprocess_mitbih
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in stage.MODELS]
 
 
-# ---- Thresholds and calibration ----
+# ---- Thresholds ----
 
 def test_thresholds_have_the_best_f1_to_be_expected():
     rng = np.random.default_rng(0)
@@ -45,19 +46,8 @@ def test_platt_scaling_finds_the_slope_and_intercept_that_made_the_truth():
     np.testing.assert_allclose(stage.platt_scaling(score, truth), (2, -1), atol=0.05)
 
 
-@pytest.mark.parametrize("task", ["multiclass", "multilabel"])
-def test_the_temperature_undoes_overconfidence(task):
-    rng = np.random.default_rng(0)
-    logits = torch.from_numpy(rng.normal(size=(50_000, 4)))
-    chance = stage.probabilities(logits, SimpleNamespace(task=task), 4)
-    if task == "multiclass":
-        drawn = (chance.cumsum(axis=1) < rng.random((50_000, 1))).sum(axis=1)
-    else:
-        drawn = (rng.random((50_000, 4)) < chance).astype(np.float32)
-    found = stage.calibrate(3 * logits.float(), torch.from_numpy(drawn),
-                            SimpleNamespace(task=task))
-    assert found["temperature"] == pytest.approx(3, rel=0.03)
-    assert (found["thresholds"] is None) == (task == "multiclass")
+def test_one_class_a_row_needs_no_thresholds():
+    assert stage.best_thresholds(np.full((4, 2), 0.5), np.array([0, 1, 0, 1])) is None
 
 
 # ---- A checkpoint describes itself ----
@@ -79,7 +69,8 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset,
     assert score == saved["history"][saved["epoch"] - 1]["validation_score"]
     assert vars(checkpoint.header) == vars(data.header) and data.header.simulated
     assert recipe.seed == 0 and recipe.sides == stage.choose_sides(data, "inter_patient")
-    assert checkpoint.segment == data.signals.shape[2] and checkpoint.temperature > 0
+    assert checkpoint.segment == data.signals.shape[2]
+    assert (checkpoint.thresholds is None) == (dataset == "mitbih")
     assert checkpoint.thresholds is None or len(checkpoint.thresholds) == 5
     assert checkpoint.versions["torch"] == torch.__version__
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
@@ -192,4 +183,53 @@ def test_a_checkpoint_of_other_data_is_refused_with_both_values(trained, constan
     folder, _ = trained
     other_database(folder, **constants)
     with pytest.raises(SystemExit, match=f"was trained on other mitbih_.* files .{message}"):
+        stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
+
+
+def change_header(path, **fields):
+    """Changes fields of the header in a checkpoint."""
+    content = stage.load_pth(path)
+    content["header"] |= fields
+    stage.save_pth(path, content)
+
+
+def test_versions_of_libraries_may_differ_but_nothing_else(trained):
+    folder, data = trained
+    path = folder / "mitbih_mlp_model.pth"
+    change_header(path, versions={"numpy": "1.0"})
+    checkpoint, _ = stage.load_checkpoint(data, "mlp")
+    assert checkpoint.header.versions == {"numpy": "1.0"}
+    right = vars(data.header)
+    for name, value in (("sha256", {"signals": "0"}), ("class_names", ["N", "S"]),
+                        ("annotator", "qrs"), ("sampling_rate", 250)):
+        change_header(path, **{name: value})
+        with pytest.raises(SystemExit, match=f"was trained on other mitbih_.* files .{name} = "):
+            stage.load_checkpoint(data, "mlp")
+        change_header(path, **{name: right[name]})
+    stage.load_checkpoint(data, "mlp")
+
+
+@pytest.mark.parametrize("before, after", [("annotated", "detected"), ("detected", "annotated")])
+def test_annotated_and_detected_beats_of_the_same_records_may_meet(
+        work, quick_pictures, before, after):
+    records = ("101", "208", "114")
+    simulate.write_mitbih("mitdb", records=records, seconds=20)
+    preprocess = partial(run_stage, preprocess_mitbih, DATA_DIR="mitdb")
+    preprocess(R_PEAKS=before)
+    train()
+    preprocess(R_PEAKS=after)
+    data = stage.load_dataset("mitbih")
+    checkpoint, net = stage.load_checkpoint(data, "mlp")
+    assert (checkpoint.header.r_peaks, data.header.r_peaks) == (before, after)
+    classes = {"annotated": 5, "detected": 6}
+    assert len(checkpoint.header.class_names) == classes[before]
+    assert len(data.header.class_names) == classes[after]
+    inputs = stage.dataset_inputs(data, checkpoint.recipe)
+    logits = stage.predict(net, *inputs, np.arange(len(data.labels)), checkpoint.recipe.crop)
+    assert logits.shape == (len(data.labels), classes[before])
+    preprocess(R_PEAKS=after, RECORDS=records[1:])   # other records
+    with pytest.raises(SystemExit, match="was trained on other mitbih_.* files .records = "):
+        stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
+    preprocess(R_PEAKS=after, CLASS_MAP="clinical")
+    with pytest.raises(SystemExit, match="files .class_map = 'aami', now 'clinical'"):
         stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")

@@ -8,72 +8,94 @@ import torch
 from harness import changed
 
 import model_training as stage
-from preprocess_mitbih import BEAT_FIELDS, beat_table, record_rhythm
 
-TRANSFERRED = {"context_seconds": 10, "align_beats": True, "low_pass": 40,
-               "template_distance": True}
+STRIPS = {"context_seconds": 10, "low_pass": 40, "template_distance": True}
 
 
 def inputs_of(data, rows=slice(None), **settings):
     """MIT-BIH dataset, rows -> signals and features of make_inputs."""
-    recipe = {"context_seconds": None, "align_beats": False, "low_pass": None,
-              "template_distance": False, "window": 180}
+    recipe = {"context_seconds": 1800, "low_pass": None, "template_distance": False, "crop": 180}
     return stage.make_inputs(data.signals[rows], data.metadata[rows], 360,
                              SimpleNamespace(**recipe | settings))
 
 
 # ---- Signals ----
 
-def test_the_window_is_the_middle_of_the_beat(prepared):
+def test_the_crop_is_the_middle_of_the_beat(prepared):
     data = stage.load_dataset("mitbih")
-    whole, _ = inputs_of(data, window=360)
-    middle, features = inputs_of(data, window=180)
+    whole, _ = inputs_of(data, crop=360)
+    middle, features = inputs_of(data, crop=180)
     torch.testing.assert_close(middle, whole[:, :, 90:270])
     assert features.shape == (len(data.labels), 25)
 
 
 def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
-    signals = np.random.default_rng(0).normal(size=(20, 1, 360)).astype(np.float32)
-    groups = [np.arange(12), np.arange(12, 20)]
-    relative = stage.relative_beats(signals, groups)
-    beats = signals[12:, 0] - np.median(signals[12:, 0], axis=1, keepdims=True)
+    signals = np.random.default_rng(0).normal(size=(8, 2, 360)).astype(np.float32)
+    relative = stage.relative_beats(signals, 100)
+    assert relative.shape == (8, 4, 100) and relative.dtype == np.float32
+    beats = signals - np.median(signals, axis=2, keepdims=True)
     median = np.median(beats, axis=0)
-    np.testing.assert_allclose(relative[12:, 0], beats / np.ptp(median), atol=1e-5)
-    np.testing.assert_allclose(relative[12:, 1], (beats - median) / np.ptp(median), atol=1e-5)
-    signals[:12] = 3 * signals[:12] + 0.7
-    np.testing.assert_allclose(stage.relative_beats(signals, groups), relative, atol=1e-5)
+    for lead in (0, 1):
+        height = np.ptp(median[lead])
+        differences = (beats - median)[:, lead, 130:230]
+        np.testing.assert_allclose(relative[:, lead], beats[:, lead, 130:230] / height, atol=1e-5)
+        np.testing.assert_allclose(relative[:, 2 + lead], differences / height, atol=1e-5)
+    other_gain = stage.relative_beats(3 * signals + 0.7, 100)
+    np.testing.assert_allclose(other_gain, relative, atol=1e-5)
 
 
 def test_a_flat_lead_stays_flat():
     flat = np.full((4, 1, 180), 0.3, np.float32)
-    assert not stage.relative_beats(flat, [np.arange(4)]).any()
+    assert not stage.relative_beats(flat, 180).any()
 
 
-def test_in_a_strip_a_beat_knows_its_strip_alone(prepared):
+def rows_of(record, sample, length):
+    """rows_by_context of beats given as two lists -> list of lists."""
+    beats = {"record": np.array(record), "sample": np.array(sample)}
+    return [rows.tolist() for rows in stage.rows_by_context(beats, length)]
+
+
+def test_a_record_is_divided_into_equal_parts_of_about_the_context():
+    assert rows_of([0] * 4, [5, 40, 60, 99], 100) == [[0, 1, 2, 3]]
+    assert rows_of([0] * 4, [5, 40, 60, 99], 1e9) == [[0, 1, 2, 3]]
+    assert rows_of([0] * 6, [0, 70, 119, 120, 180, 239], 100) == [[0, 1, 2], [3, 4, 5]]   # 2.4
+    assert rows_of([0] * 6, [0, 70, 119, 120, 180, 259], 100) == [[0, 1], [2, 3], [4, 5]]   # 2.6
+    assert rows_of([3, 3, 7, 7], [10, 90, 10, 90], 100) == [[0, 1], [2, 3]]
+    assert rows_of([7, 3, 7, 3], [10, 10, 90, 90], 100) == [[1, 3], [0, 2]]
+    assert rows_of([3, 3, 7, 7], [10, 199, 10, 140], 100) == [[0], [1], [2, 3]]   # 2, 1.41
+
+
+def test_in_a_part_of_its_record_a_beat_knows_this_part_alone(prepared):
     data = stage.load_dataset("mitbih")
     metadata = data.metadata.tobytes()
-    signals, features = inputs_of(data, **TRANSFERRED)
+    signals, features = inputs_of(data, **STRIPS)
     assert features.shape == (len(signals), 26)   # 25 of the RR intervals, one of the waveform
     assert data.metadata.tobytes() == metadata
-    whole = inputs_of(data, **TRANSFERRED | {"context_seconds": None})
-    for record, strip in (("119", 1), ("119", 2), ("200", 0)):
-        rows = (data.record == record) & (data.metadata["sample"] // 3600 == strip)
-        alone = inputs_of(data, rows, **TRANSFERRED)
+    whole = inputs_of(data, **STRIPS | {"context_seconds": 1800})
+    for record, part in (("119", 1), ("119", 2), ("200", 0)):   # 40 s, thus four parts
+        end = data.metadata["sample"][data.record == record].max() + 1
+        rows = (data.record == record) & (4 * data.metadata["sample"] // end == part)
+        alone = inputs_of(data, rows, **STRIPS | {"context_seconds": 1800})
         torch.testing.assert_close(alone[0], signals[rows])
         torch.testing.assert_close(alone[1], features[rows])
         assert not torch.allclose(whole[0][rows], signals[rows])
         assert not torch.allclose(whole[1][rows], features[rows])
 
 
-def test_aligned_beats_are_those_of_shifted_positions():
-    t = (np.arange(2000) - 1000) / 360
-    wave = (np.exp(-(t / 0.02) ** 2) - 0.3 * np.exp(-((t - 0.03) / 0.015) ** 2)
-            + 0.2 * np.exp(-((t - 0.25) / 0.05) ** 2))
-    shifts = (-20, -7, 0, 12, 25)
-    beats = np.stack([wave[820 + shift:1180 + shift] for shift in shifts])[:, None]
-    aligned = stage.align_beats(beats, 360)[:, 0, 40:320]
-    assert np.abs(beats[:, 0, 40:320] - beats[2, 0, 40:320]).max() > 0.5
-    np.testing.assert_allclose(aligned, aligned[[2] * 5], atol=0.05)
+@pytest.mark.parametrize("settings", [STRIPS, STRIPS | {"context_seconds": 1800}])
+def test_a_record_has_the_same_inputs_whatever_else_is_in_the_array(prepared, settings):
+    data = stage.load_dataset("mitbih")
+    signals, features = inputs_of(data, **settings)
+    rows = np.flatnonzero(np.isin(data.record, ["119", "200", "232"]))
+    rows = rows[np.argsort(data.metadata["sample"][rows], kind="stable")]   # records interleaved
+    assert (np.diff(data.metadata["record"][rows]) < 0).sum() > 10
+    mixed = inputs_of(data, rows, **settings)   # row by row in the order of the array
+    torch.testing.assert_close(mixed[0], signals[rows])
+    torch.testing.assert_close(mixed[1], features[rows])
+    rows = np.flatnonzero(data.record == "200")
+    alone = inputs_of(data, rows, **settings)
+    torch.testing.assert_close(alone[0], signals[rows])
+    torch.testing.assert_close(alone[1], features[rows])
 
 
 def test_low_pass_keeps_what_is_below_the_cutoff_and_removes_what_is_above():
@@ -85,6 +107,7 @@ def test_low_pass_keeps_what_is_below_the_cutoff_and_removes_what_is_above():
     np.testing.assert_allclose(filtered[0, 0, 360:-360], slow[360:-360], atol=0.05)
     assert filtered.dtype == np.float32
     assert stage.low_pass(signals, 60, 40) is signals   # nothing is above half the rate
+    assert stage.low_pass(signals, 360, None) is signals
 
 
 def test_leads_are_chosen_by_name_and_12_lead_records_have_no_features(prepared):
@@ -108,10 +131,21 @@ def test_targets_and_statements_are_those_of_the_metadata(prepared, task):
 
 # ---- Features ----
 
+def test_rr_intervals_are_those_before_and_after_the_beat():
+    rr = stage.rr_intervals(np.array([100, 180, 220, 340]), 100)
+    expected = np.full((4, 20), np.nan)
+    expected[0, 10:13] = 0.8, 0.4, 1.2
+    expected[1, 9:12] = 0.8, 0.4, 1.2
+    expected[2, 8:11] = 0.8, 0.4, 1.2
+    expected[3, 7:10] = 0.8, 0.4, 1.2
+    np.testing.assert_allclose(rr, expected)
+    assert np.isnan(stage.rr_intervals(np.array([100]), 100)).tolist() == [[True] * 20]
+    assert stage.rr_intervals(np.zeros(0, np.int64), 100).shape == (0, 20)
+
+
 def test_rhythm_features_of_a_premature_beat_equal_those_by_hand():
     rr = [80] * 12 + [40, 120] + [80] * 12   # samples at 100 Hz
-    beats = beat_table(np.cumsum([500, *rr]), 100)
-    features = stage.rhythm_features(beats)
+    features = stage.rhythm_features(stage.rr_intervals(np.cumsum([500, *rr]), 100))
     assert features.shape == (27, 25) and features.dtype == np.float32
     early, late = np.log([0.5, 1.5])
     expected = [0, 0, 0, 0, early, late, 0, 0, 0, 0,   # five intervals before, five after
@@ -125,19 +159,16 @@ def test_an_interval_beyond_the_record_counts_as_the_median():
     rr = np.full((40, 20), 0.8)
     rr[0, :10] = np.nan
     rr[1, 10:] = np.nan
-    beats = np.zeros(40, BEAT_FIELDS)
-    beats["rr"] = rr
-    beats["rr_record"] = record_rhythm(rr)
-    features = stage.rhythm_features(beats)
+    features = stage.rhythm_features(rr)
     np.testing.assert_allclose(features[:2], features[[2, 2]], atol=1e-6)
-    one_beat = stage.rhythm_features(beat_table(np.array([700]), 360))
-    assert np.isfinite(one_beat).all()
-    assert stage.rhythm_features(beat_table(np.zeros(0, np.int64), 360)).shape == (0, 25)
+    assert features[0, 14] == np.float32(0.8)
+    one_beat = stage.rhythm_features(stage.rr_intervals(np.array([700]), 360))
+    assert one_beat.shape == (1, 25) and np.isfinite(one_beat).all()
 
 
 def test_the_quantiles_tell_a_regular_record_from_fibrillation():
     rr = np.random.default_rng(0).integers(40, 140, 500)
-    quantiles = stage.rhythm_features(beat_table(np.cumsum(rr), 100))[0, 17:21]
+    quantiles = stage.rhythm_features(stage.rr_intervals(np.cumsum(rr), 100))[0, 17:21]
     expected = np.log(np.quantile(rr, [0.1, 0.25, 0.75, 0.9]) / np.median(rr))
     np.testing.assert_allclose(quantiles, expected, atol=0.01)
     assert quantiles[0] < -0.3 and quantiles[3] > 0.2   # 0 in a regular record
@@ -149,9 +180,8 @@ def test_an_ectopic_beat_stands_out_from_its_record_and_a_noisy_record_does_not(
     noise = rng.normal(size=beats.shape) * np.repeat([0.02, 0.2], 30)[:, None, None]
     beats[[5, 35]] *= -1
     beats[7, 0, 130:] += 1   # after the QRS complex
-    groups = [np.arange(30), np.arange(30, 60)]
-    relative = stage.relative_beats(beats + noise, groups)
-    distance = stage.template_distance(relative, groups, 360)
+    records = [stage.relative_beats(part, 180) for part in np.split(beats + noise, 2)]
+    distance = np.concatenate([stage.template_distance(record, 360) for record in records])
     assert distance.shape == (60, 1) and distance.dtype == np.float32
     assert distance[5] > 2 and distance[35] > np.log(1.5)
     assert np.abs(np.delete(distance, [5, 35])).max() < 0.5
@@ -159,7 +189,7 @@ def test_an_ectopic_beat_stands_out_from_its_record_and_a_noisy_record_does_not(
 
 @pytest.mark.parametrize("beats", [np.ones((1, 2, 180)), np.zeros((4, 2, 180))])
 def test_one_beat_and_a_flat_lead_have_the_usual_distance(beats):
-    assert (stage.template_distance(beats, [np.arange(len(beats))], 360) == 0).all()
+    assert (stage.template_distance(beats, 360) == 0).all()
 
 
 # ---- Statistics ----
@@ -176,6 +206,18 @@ def test_statistics_are_those_of_the_training_rows(shape):
     spread = values[rows].std(axis=(0, 2), dtype=float)
     np.testing.assert_allclose(normalise.mean[:, 0], mean, rtol=1e-5)
     np.testing.assert_allclose(normalise.spread[:, 0], spread, rtol=1e-5)
+
+
+def test_statistics_of_many_rows_come_from_some_all_along_them():
+    values = torch.arange(30_000.0)[:, None]
+    rows = np.arange(0, 30_000, 2)
+    normalise = stage.Normalise(1)
+    normalise.fit(values, rows)
+    assert normalise.mean.item() == pytest.approx(rows.mean(), rel=1e-3)
+    assert normalise.spread.item() == pytest.approx(rows.std(), rel=1e-3)
+    values[rows[1::2]] = torch.nan   # 15,000 rows: every fourth is enough
+    normalise.fit(values, rows)
+    assert torch.isfinite(normalise.mean).all() and torch.isfinite(normalise.spread).all()
 
 
 def test_a_net_starts_with_the_statistics_of_its_training_rows(prepared):

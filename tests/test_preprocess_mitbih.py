@@ -11,6 +11,7 @@ import simulate
 import wfdb
 from conftest import MITBIH
 from harness import (
+    changed,
     contents,
     cut,
     damaged,
@@ -25,7 +26,7 @@ import preprocess_mitbih as stage
 
 RECORDS = ("101", "102", "114", "118")
 BEATS = "NLRBejnAaJSVErF/fQ?"
-ARRAYS = ("signals", "labels", "metadata", "records")
+ARRAYS = ("signals", "labels", "metadata", "annotations", "records")
 
 
 @pytest.fixture
@@ -50,19 +51,52 @@ def lead_of(record, lead):
     return physical[:, 0].astype(np.float32)
 
 
+RHYTHM = np.tile([300, 250, 310, 420, 280, 333], 20)   # RR intervals at 360 Hz
+
+
+@pytest.fixture
+def pulses(work):
+    """A record p of pulses, 60 s at 360 Hz -> the positions of its R peaks; all are annotated."""
+    Path(MITBIH).mkdir()
+    peaks = np.cumsum(RHYTHM)
+    peaks = peaks[peaks < 60 * 360 - 200]
+    simulate.write_record(MITBIH, "p", simulate.pulse_ecg(peaks, 60 * 360, 360), 360)
+    simulate.write_marks(MITBIH, "p", peaks, ["N"] * len(peaks))
+    return peaks
+
+
+def annotate(sample, symbols="", **more):
+    """Writes other annotations of record p: N, unless symbols say other."""
+    simulate.write_marks(MITBIH, "p", sample, symbols or "N" * len(sample), **more)
+
+
 # ---- Beats ----
 
 def test_every_complete_beat_is_a_row_and_nothing_else(database):
     data = run()
-    expected = [(record, sample, symbol) for record, annotations in database.items()
-                for sample, symbol in zip(*annotations)
-                if symbol in BEATS and 180 <= sample <= 20 * 360 - 180]
-    assert list(zip(data.record, data.metadata["sample"], data.metadata["symbol"])) == expected
-    assert data.signals.shape == (len(expected), 1, 360)
+    rows = data.annotations["row"].to_numpy()
+    symbols = data.annotations["symbol"].to_numpy(str)
+    sample = data.annotations["sample"].to_numpy()
+    expected = [(record, s, symbol) for record, annotations in database.items()
+                for s, symbol in zip(*annotations)]
+    assert list(zip(data.annotations["record"], sample, symbols)) == expected
+    assert rows[rows >= 0].tolist() == list(range(len(data.labels)))   # in order, each one once
+    is_row = (rows >= 0)
+    assert np.isin(symbols[is_row], list(BEATS)).all()
+    to_the_end = np.minimum(sample, 7200 - sample)
+    assert is_row[np.isin(symbols, list(BEATS)) & (to_the_end > 200)].all()
+    assert (to_the_end[is_row] > 160).all()
+    assert (data.metadata["symbol"] == symbols[is_row]).all()
+    assert (data.record == data.annotations["record"][is_row].to_numpy(str)).all()
+    assert np.abs(data.metadata["sample"] - sample[is_row]).max() < 25   # R peaks: 70 ms
+    assert data.signals.shape == (len(data.labels), 1, 360)
     assert (data.signals.dtype, data.labels.dtype) == (np.float32, np.int64)
     class_of = {s: name for name, symbols in stage.CLASS_MAPS["aami"].items() for s in symbols}
     classes = [data.header.class_names[label] for label in data.labels]
-    assert classes == [class_of[symbol] for _, _, symbol in expected]
+    assert classes == [class_of[symbol] for symbol in symbols[is_row]]
+    of_annotation = data.annotations["label"].to_numpy()
+    np.testing.assert_array_equal(of_annotation[is_row], data.labels)
+    assert (of_annotation[~np.isin(symbols, list(BEATS))] == -1).all()
 
 
 @pytest.mark.parametrize("record, lead", [("101", "MLII"), ("114", "MLII"), ("102", "V5")])
@@ -76,33 +110,6 @@ def test_signals_are_the_lead_by_name_in_millivolts(database, record, lead):
     assert (entry["name"], entry["leads"], entry["samples"]) == (record, [lead], 7200)
     start = 7200 * RECORDS.index(record)
     np.testing.assert_array_equal(data.records[start:start + 7200], voltage)
-
-
-def test_rr_intervals_count_every_beat_of_the_record(database):
-    data = run()
-    for record, annotations in database.items():
-        beats = beat_positions(annotations)
-        padded = np.pad(np.diff(beats) / 360, 10, constant_values=np.nan)
-        rows = data.metadata[data.record == record]
-        for row in rows:
-            k = beats.index(row["sample"])
-            np.testing.assert_allclose(row["rr"], padded[k:k + 20], rtol=1e-6)
-        assert len(np.unique(rows["rr_record"], axis=0)) == 1
-        np.testing.assert_allclose(rows["rr_record"][0, 0], np.nanmedian(padded), rtol=0.05)
-
-
-@pytest.mark.parametrize("sample, rr_record", [
-    ([360, 720, 1440], [1.5, 1.1, 1.25, 1.75, 1.9]),   # before the beats: unknown = 1.5, 1, 2 s
-    ([360, 720, 4320], [5.5, 1.8, 3, 5, 5]),           # a pause of 10 s counts as 5 s
-    ([360], [1, 1, 1, 1, 1]),
-])
-def test_rr_fields_equal_a_computation_by_hand(sample, rr_record):
-    table = stage.beat_table(np.array(sample), 360)
-    np.testing.assert_allclose(table["rr_record"], [rr_record] * len(sample), rtol=1e-6)
-    intervals = np.diff(sample) / 360
-    assert np.isfinite(table["rr"]).sum() == len(sample) * len(intervals)
-    for k, rr in enumerate(table["rr"]):
-        np.testing.assert_allclose(rr[10 - k:10 - k + len(intervals)], intervals)
 
 
 def test_what_is_left_out_is_counted(database, capsys):
@@ -124,7 +131,240 @@ def test_a_record_shorter_than_a_segment_has_no_rows(database):
     assert run(SEGMENT=20_000).signals.shape == (0, 1, 20_000)
 
 
+# ---- Where the beats are ----
+
+@pytest.mark.parametrize("mode", ["annotated", "detected"])
+def test_positions_of_pulses_are_their_peaks_to_the_sample(pulses, mode):
+    data = run(RECORDS=["p"], R_PEAKS=mode)
+    np.testing.assert_array_equal(data.metadata["sample"], pulses)
+    assert (data.metadata["symbol"] == "N").all() and not data.labels.any()
+    np.testing.assert_array_equal(data.annotations["row"], np.arange(len(pulses)))
+    np.testing.assert_array_equal(data.signals[:, 0].argmax(axis=1), 180)
+
+
+@pytest.mark.parametrize("shift", [-6, 6])
+def test_marks_moved_by_up_to_19_ms_give_the_same_rows(database, shift):
+    names = ["101", "114", "118"]   # not the paced one: two waves of its beats are nearly equal
+    right = run(RECORDS=names)
+    chance = np.random.default_rng(abs(shift) - shift)
+    for record, (sample, symbols) in database.items():
+        is_beat = np.isin(symbols, list(BEATS))
+        moved = sample + np.where(is_beat, np.sign(shift) * chance.integers(0, 7, len(sample)), 0)
+        simulate.write_marks(MITBIH, record, moved.clip(0, 7199), symbols)
+    data = run(RECORDS=names)
+    assert not np.array_equal(data.annotations["sample"], right.annotations["sample"])
+    for part in ("signals", "labels", "metadata", "records"):
+        np.testing.assert_array_equal(getattr(data, part), getattr(right, part))
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_recentre_finds_the_largest_wave_from_anywhere_in_the_qrs_complex(sign):
+    ecg = np.zeros((2, 3600))
+    t = np.arange(-100, 101) / 360
+    ecg[0, 900:1101] = sign * np.exp(-.5 * (t / .012) ** 2)
+    ecg[1, 905:1106] = 2.5 * sign * np.exp(-.5 * (t / .012) ** 2)   # later, and larger
+    ecg += [[.4], [-3]]                                             # on another baseline
+    energy = stage.qrs_energy(ecg, 360)
+    found = stage.recentre(ecg, energy, np.arange(970, 1036), 360)
+    assert set(found) == {1000 + np.abs(ecg - [[.4], [-3]]).sum(axis=0)[1000:].argmax()} == {1004}
+    assert len(stage.recentre(ecg, energy, np.zeros(0, int), 360)) == 0
+
+
+def test_detected_beats_equal_the_annotated_ones_of_a_clean_record(database):
+    annotated = run(RECORDS=["101", "114"])
+    data = run(RECORDS=["101", "114"], R_PEAKS="detected")
+    assert data.header.r_peaks == "detected"
+    assert data.header.class_names == ["N", "S", "V", "F", "Q", "not a beat"]
+    for part in ("signals", "labels", "metadata", "records"):
+        np.testing.assert_array_equal(getattr(data, part), getattr(annotated, part))
+
+
+def test_find_beats_leaves_out_t_waves_and_small_peaks():
+    rate = 100
+
+    def energy(heights):   # {s: mV/s}
+        values = np.zeros(60 * rate)
+        for second, height in heights.items():
+            middle = round(second * rate)
+            values[middle - 5:middle + 6] = height * (1 - np.abs(np.arange(-5, 6)) / 6)
+        return values
+    beats = {second: 10 for second in range(1, 59)}
+    found = stage.find_beats(energy(beats), rate)
+    np.testing.assert_array_equal(found, 100 * np.arange(1, 59))
+    for extra, is_found in (
+            ({20.34: 3.9}, False), ({20.34: 4.1}, True),   # a T wave has less than 0.4
+            ({20.38: 3.9}, True),                          # and comes within 0.36 s
+            ({20.5: 2.1}, False), ({20.5: 2.3}, True),     # less than 0.22 of the others
+            ({20.2: 9}, False)):                           # within 0.25 s of a higher one
+        (second,) = extra
+        assert (round(second * rate) in stage.find_beats(energy(beats | extra), rate)) == is_found
+    for height, count in ((.19, 0), (.21, 58)):            # mV/s: noise
+        assert len(stage.find_beats(energy(dict.fromkeys(beats, height)), rate)) == count
+    assert len(stage.find_beats(np.zeros(200), rate)) == 0
+
+
+def test_a_detected_beat_without_a_mark_is_not_a_beat(pulses):
+    annotate(np.delete(pulses, [4, 30]))
+    data = run(RECORDS=["p"], R_PEAKS="detected", CLASS_MAP="clinical")
+    np.testing.assert_array_equal(data.metadata["sample"], pulses)
+    assert data.header.class_names == [*stage.CLASS_MAPS["clinical"], "not a beat"]
+    assert np.flatnonzero(data.labels == 7).tolist() == [4, 30] == np.flatnonzero(
+        data.metadata["symbol"] == "").tolist()
+    assert np.delete(data.labels, [4, 30]).tolist() == [0] * (len(pulses) - 2)
+    assert data.annotations["row"].tolist() == np.delete(np.arange(len(pulses)), [4, 30]).tolist()
+    assert (data.annotations["label"] == 0).all()
+    assert run(RECORDS=["p"]).header.class_names == ["N", "S", "V", "F", "Q"]
+
+
+def test_a_mark_without_a_beat_is_missed_and_counted(pulses, capsys):
+    marks = np.insert(pulses, 10, pulses[10] - 150)
+    annotate(marks, "N" * 10 + "V" + "N" * (len(pulses) - 10))
+    data = run(RECORDS=["p"], R_PEAKS="detected")
+    np.testing.assert_array_equal(data.metadata["sample"], pulses)
+    assert data.annotations["row"].tolist() == np.insert(np.arange(len(pulses)), 10, -1).tolist()
+    missed = data.annotations.iloc[10]
+    assert (missed["symbol"], missed["label"], missed["sample"]) == ("V", 2, marks[10])
+    assert not data.labels.any()
+    assert "1  annotated beats that were not detected" in capsys.readouterr().out
+
+
+def test_detected_beats_too_near_the_ends_have_no_row(work, capsys):
+    Path(MITBIH).mkdir()
+    peaks = np.array([100, 500, 800, 1200, 3500])
+    simulate.write_record(MITBIH, "p", simulate.pulse_ecg(peaks, 3600, 360), 360)
+    annotate(peaks)
+    for mode in ("annotated", "detected"):
+        data = run(RECORDS=["p"], R_PEAKS=mode)
+        np.testing.assert_array_equal(data.metadata["sample"], peaks[1:-1])
+        assert data.annotations["row"].tolist() == [-1, 0, 1, 2, -1]
+        assert "2  beats too near to the ends of the record" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("end", ["]", None])
+def test_in_flutter_a_detected_beat_without_a_mark_has_no_label(pulses, capsys, end):
+    """Of the erased beats 5 6 7 and 20, those from [ on are in flutter, up to ] if there is one."""
+    kept = np.delete(pulses, [5, 6, 7, 20])
+    marks = [*kept, pulses[6], *([pulses[7]] if end else [])]
+    annotate(marks, ["N"] * len(kept) + ["[", "]"][:len(marks) - len(kept)])
+    data = run(RECORDS=["p"], R_PEAKS="detected")
+    expected = np.zeros(len(pulses))
+    expected[[5, 20]] = 5
+    expected[[6, 7] if end else [6, 7, 20]] = -1
+    np.testing.assert_array_equal(data.labels, expected)
+    flutter = data.annotations[data.annotations["symbol"].isin(["[", "]"])]
+    assert (flutter["row"] == -1).all() and (flutter["label"] == -1).all()
+    assert f"{3 - bool(end)}  beats without a label" in capsys.readouterr().out
+
+
+def test_without_a_reference_all_beats_are_detected_and_none_has_a_label(pulses, capsys):
+    Path(MITBIH, "p.atr").unlink()
+    data = run(RECORDS=["p"], ANNOTATOR=None)
+    np.testing.assert_array_equal(data.metadata["sample"], pulses)
+    assert (data.labels == -1).all() and (data.metadata["symbol"] == "").all()
+    assert (data.header.annotator, data.header.r_peaks) == (None, "detected")
+    assert data.header.class_names == ["N", "S", "V", "F", "Q"]
+    assert len(data.annotations) == 0
+    assert {"record", "patient", "rate", "sample", "row"} <= set(data.annotations)
+    assert f"{len(pulses)}  beats without a label" in capsys.readouterr().out
+
+
+def test_another_annotator_has_another_ending(pulses):
+    annotate(pulses[5:9], "NVNV", annotator="qrs")
+    data = run(RECORDS=["p"], ANNOTATOR="qrs")
+    np.testing.assert_array_equal(data.metadata["sample"], pulses[5:9])
+    assert data.metadata["symbol"].tolist() == list("NVNV")
+    assert data.header.annotator == "qrs"
+    with pytest.raises(SystemExit, match="p.ecg is missing .ANNOTATOR = None"):
+        run(RECORDS=["p"], ANNOTATOR="ecg")
+
+
+# ---- Pairs of annotators ----
+
+@pytest.mark.parametrize("reference, test, pairs", [
+    ([], [], []),
+    ([100], [], [(0, -1)]),
+    ([], [100], [(-1, 0)]),
+    ([100, 400], [110, 390], [(0, 0), (1, 1)]),
+    ([100], [154], [(0, 0)]), ([100], [155], [(0, -1), (-1, 0)]),      # the window: 54 samples
+    ([154], [100], [(0, 0)]), ([155], [100], [(-1, 0), (0, -1)]),
+    ([100], [90, 110], [(-1, 0), (0, 1)]),                             # a tie: the later one
+    ([90, 110], [100], [(0, -1), (1, 0)]),
+    ([100], [98, 103], [(0, 0), (-1, 1)]), ([100], [95, 102], [(-1, 0), (0, 1)]),   # double
+    ([98, 103], [100], [(0, 0), (1, -1)]), ([95, 102], [100], [(0, -1), (1, 0)]),
+    ([100, 150], [130, 155], [(0, 0), (1, 1)]),   # 130 is nearer to 150, but 155 more so
+    ([100, 150], [130, 190], [(0, -1), (1, 0), (-1, 1)]),
+    ([100, 400, 700], [100, 700], [(0, 0), (1, -1), (2, 1)]),
+])
+def test_pairs_by_hand(reference, test, pairs):
+    assert stage.pair_beats(reference, test, 360).tolist() == [list(pair) for pair in pairs]
+
+
+@pytest.mark.parametrize("reference, test, pairs", [
+    ([300, 370, 700], [300, 370, 700], [(1, 1), (2, 2)]),    # those before 360 are not compared
+    ([100, 370, 700], [340, 700], [(1, 0), (2, 1)]),         # but 340 is the partner of 370
+    ([100, 370, 700], [340, 380, 700], [(1, 1), (2, 2)]),    # unless a later one is nearer
+    ([370], [310], [(0, -1)]),                               # or it is too far away
+    ([350, 700], [362, 710], [(1, 1)]),                      # 362 belongs to 350, before
+    ([350, 700], [420, 710], [(-1, 0), (1, 1)]),             # 420 is too late for that
+])
+def test_pairs_from_a_start_by_hand(reference, test, pairs):
+    assert stage.pair_beats(reference, test, 360, 1).tolist() == [list(pair) for pair in pairs]
+
+
+# ---- A record longer than an hour ----
+
+def write_long(folder, rate):
+    """Record h of 2 h and 10 s with pulses on and about both hours -> positions of its R peaks."""
+    hour = 3600 * rate
+    samples = 2 * hour + 10 * rate
+    peaks = np.cumsum(np.tile((RHYTHM * rate / 360).astype(int), 75))
+    around = [hour - 4 * rate // 5, hour - 1, hour + rate, 2 * hour - rate, 2 * hour]
+    far = np.abs(peaks[:, None] - around).min(axis=1) > rate // 2
+    peaks = np.sort(np.append(peaks[far & (peaks < samples - rate)], around))
+    Path(folder).mkdir()
+    simulate.write_record(folder, "h", simulate.pulse_ecg(peaks, samples, rate), rate)
+    return peaks
+
+
+@pytest.mark.parametrize("mode", ["annotated", "detected"])
+@pytest.mark.parametrize("shift", [-2, 0, 2])
+def test_a_long_record_is_the_same_as_in_one_piece(work, mode, shift):
+    """Marks beside the peaks: some are in another hour than their beat."""
+    peaks = write_long("long", 100)
+    symbols = np.resize(list("NNVNA"), len(peaks))
+    simulate.write_marks("long", "h", peaks + shift, symbols.tolist())
+    data = run("other", DATA_DIR="long", R_PEAKS=mode, SAMPLING_RATE=100, SEGMENT=100)
+    assert len(peaks) > 8000
+    np.testing.assert_array_equal(data.metadata["sample"], peaks)
+    np.testing.assert_array_equal(data.metadata["symbol"], symbols)
+    np.testing.assert_array_equal(data.annotations["row"], np.arange(len(peaks)))
+    physical, _ = wfdb.rdsamp("long/h")
+    voltage = physical[:, 0].astype(np.float32)
+    np.testing.assert_array_equal(data.records, voltage)
+    np.testing.assert_array_equal(
+        data.signals[:, 0], voltage[peaks[:, None] + np.arange(-50, 50)])
+
+
+def test_a_long_record_is_resampled_as_in_one_piece(work):
+    peaks = write_long("long", 64)
+    data = run("other", DATA_DIR="long", ANNOTATOR=None, SAMPLING_RATE=100, SEGMENT=100)
+    physical, _ = wfdb.rdsamp("long/h")
+    whole = stage.resample(physical[:, :1].T, 64, 100).astype(np.float32)
+    np.testing.assert_allclose(data.records, whole[0], atol=1e-6)
+    energy = stage.qrs_energy(whole, 100)
+    sample = stage.recentre(whole, energy, stage.find_beats(energy, 100), 100)
+    np.testing.assert_array_equal(data.metadata["sample"], sample)
+    np.testing.assert_allclose(data.metadata["sample"], peaks * 100 / 64, atol=1)
+    assert data.header.records[0]["rate"] == 64 and (data.annotations.empty)
+
+
 # ---- Leads and sampling rate ----
+
+@pytest.mark.parametrize("rate", [100, 128, 250, 257, 1000])
+def test_a_constant_baseline_stays_there_to_the_ends(rate):
+    resampled = stage.resample(np.full((2, 10 * rate), -.3), rate, 360)
+    assert resampled.shape == (2, 3600)
+    np.testing.assert_allclose(resampled, -.3, rtol=1e-3)
 
 def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, capsys):
     assert set(run(LEAD_ABSENT="skip").record) == {"101", "114", "118"}
@@ -178,19 +418,21 @@ def test_class_maps_are_the_published_ones():
     assert sorted(clinical) == sorted(set(BEATS) - set("QB?"))
 
 
-def test_clinical_classes_leave_out_unclassifiable_beats(database, capsys):
+def test_beats_outside_the_clinical_classes_are_rows_without_a_label(database, capsys):
+    aami = run(RECORDS=["101"])
     annotation = wfdb.rdann(f"{MITBIH}/101", "atr")
     annotation.symbol[5] = "Q"
-    wfdb.wrann("101", "atr", annotation.sample, annotation.symbol, write_dir=MITBIH)
+    simulate.write_marks(MITBIH, "101", annotation.sample, annotation.symbol)
     data = run(CLASS_MAP="clinical", RECORDS=["101"])
-    samples = data.metadata["sample"]
-    assert annotation.sample[4] in samples and annotation.sample[5] not in samples
-    voltage = lead_of("101", "MLII")
-    expected = [voltage[sample - 180:sample + 180] for sample in samples]
-    np.testing.assert_array_equal(data.signals[:, 0], expected)
+    np.testing.assert_array_equal(data.metadata["sample"], aami.metadata["sample"])
+    np.testing.assert_array_equal(data.signals, aami.signals)
+    is_q = data.metadata["symbol"] == "Q"
+    row = data.annotations["row"].iloc[5]
+    assert is_q[row] and data.annotations["label"].iloc[5] == -1
+    np.testing.assert_array_equal(data.labels < 0, is_q)
     assert data.header.class_names == list(stage.CLASS_MAPS["clinical"])
-    outside = annotation.symbol[1:-1].count("Q")
-    assert f"{outside}  beats outside the class map 'clinical'" in capsys.readouterr().out
+    assert data.header.symbols == ["N", "L", "R", "S", "V", "F", "/"]
+    assert f"{is_q.sum()}  beats without a label" in capsys.readouterr().out
 
 
 def test_the_split_is_complete_and_disjoint_and_two_records_share_a_patient(prepared):
@@ -225,7 +467,10 @@ def test_published_counts_are_compared_to_the_beat():
     for some_beats, some_records in (
             (ds1[ds1["record"] < 21], records[:21]),
             (beats, [record | {"simulated": True} for record in records])):
-        assert "not compared" in stage.check_published(some_beats, some_records).lower()
+        assert stage.check_published(some_beats, some_records).endswith(": none is complete")
+    for annotator in (None, "qrs"):   # nothing was published of other annotations
+        with changed(stage, ANNOTATOR=annotator):
+            assert "DS" not in stage.check_published(beats[:0], records)
     beats["symbol"][np.flatnonzero(beats["symbol"] == "A")[-1]] = "N"   # in a record of DS2
     with pytest.raises(SystemExit, match="DS2 has .44260, 1836, .* but .44259, 1837, "):
         stage.check_published(beats, records)
@@ -235,9 +480,9 @@ def test_the_report_counts_beats_by_class_and_subset(capsys):
     beats = np.zeros(5, stage.BEAT_FIELDS)
     beats["record"] = [0, 0, 0, 1, 2]
     records = [{"subset": "DS1"}, {"subset": "DS1"}, {"subset": "DS2"}]
-    stage.print_report(beats, np.array([0, 0, 2, 2, 0]), records)
+    stage.print_report(beats, np.array([0, 0, 2, 2, -1]), records)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    for row in ("DS1 DS2 all", "N 2 1 3", "S 0 0 0", "V 2 0 2", "all 4 1 5"):
+    for row in ("DS1 DS2 all", "N 2 0 2", "S 0 0 0", "V 2 0 2", "no label 0 1 1", "all 4 1 5"):
         assert row.split() in lines
 
 
@@ -249,7 +494,8 @@ def annotate_beyond_the_end(folder):
 
 DAMAGES = {   # regular expression for the message -> what is done to the folder
     "arrhythmia.*RECORDS is not in .*demo.py": lambda folder: folder.rename("elsewhere"),
-    "RECORDS is not in": lambda folder: (folder / "RECORDS").unlink(),
+    "RECORDS is not in .* nor any .hea file":
+        lambda folder: [path.unlink() for path in [*folder.glob("*.hea"), folder / "RECORDS"]],
     "record 118: .*missing.*118.dat": lambda folder: (folder / "118.dat").unlink(),
     "record 118: .*missing.*118.hea": lambda folder: (folder / "118.hea").unlink(),
     "118.atr is missing": lambda folder: (folder / "118.atr").unlink(),
@@ -260,13 +506,12 @@ DAMAGES = {   # regular expression for the message -> what is done to the folder
         lambda folder: replace(folder / "118.hea", b" 360 ", b" 20 "),
     "118.*adc_gain = 200.0 300.0, but all":
         lambda folder: replace(folder / "118.hea", b" 200.0(", b" 300.0("),
-    "118.*21600 bytes.*7000 samples make 21000":
-        lambda folder: replace(folder / "118.hea", b" 7200", b" 7000"),
-    "118.*21610 bytes.*7200 samples make 21600":
-        lambda folder: replace(folder / "118.dat", b"", bytes(10)),
+    "118.*contradict the checksums":
+        lambda folder: replace(folder / "118.hea", b" 7200", b" 7199"),
+    "118: the samples contradict": lambda folder: replace(folder / "118.dat", b"", bytes(12)),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
     "118.*units uV": lambda folder: replace(folder / "118.hea", b"/mV", b"/uV", 2),
-    "118.*1 samples of lead MLII are invalid":
+    "118.*1 samples of its leads are invalid":
         lambda folder: put_invalid_sample(folder / "118", -2048),
     "118.*annotation file": lambda folder: (folder / "118.atr").write_bytes(b"\x07\xff\x13" * 9),
     "118.*no end mark": lambda folder: cut(folder / "118.atr", 60),
@@ -295,28 +540,107 @@ def test_bad_records_can_be_skipped_and_are_counted(database, work, capsys):
         run(BAD_RECORDS="skip", RECORDS=["118"])
 
 
+def read(name):
+    """Record -> its leads (samples, 1), and the positions of its beats."""
+    parts = []
+    _, _, positions, _ = stage.cut_record(name, [], parts)
+    return np.concatenate(parts), positions
+
+
+def change_last_sample(path):
+    """Within the valid range, so that only the checksum tells."""
+    content = path.read_bytes()
+    path.write_bytes(content[:-1] + bytes([content[-1] ^ 3]))
+
+
+@pytest.mark.parametrize("lead, mode", [("MLII", "annotated"), ("V1", "detected")])
+def test_a_skipped_record_leaves_the_others_as_they_are_without_it(database, work, mode, lead):
+    """Its beats are written before the checksum is known: they must go again."""
+    kept = run(RECORDS=["101", "118"], R_PEAKS=mode, LEADS=[lead])
+    before = outputs(work)
+    change_last_sample(work / MITBIH / "114.dat")
+    with pytest.raises(SystemExit, match="114: the samples contradict the checksums"):
+        run(RECORDS=["101", "114", "118"], R_PEAKS=mode, LEADS=[lead])
+    data = run(RECORDS=["101", "114", "118"], R_PEAKS=mode, LEADS=[lead], BAD_RECORDS="skip")
+    assert outputs(work) == before and data.header == kept.header
+    assert set(data.record) == set(data.annotations["record"]) == {"101", "118"}
+
+
+def test_a_damaged_last_hour_takes_the_first_ones_back(work):
+    for name in ("a", "h", "z"):
+        peaks = write_long("long" + name, 64)
+        for path in Path("long" + name).iterdir():
+            Path("long").mkdir(exist_ok=True)
+            content = path.read_bytes().replace(b"h.dat", f"{name}.dat".encode())
+            Path("long", name + path.suffix).write_bytes(
+                content.replace(b"h 2 64", f"{name} 2 64".encode()))
+    change_last_sample(Path("long/h.dat"))
+    settings = {"DATA_DIR": "long", "ANNOTATOR": None, "SAMPLING_RATE": 64, "SEGMENT": 64}
+    data = run("other", BAD_RECORDS="skip", **settings)
+    assert [record["name"] for record in data.header.records] == ["a", "z"]
+    half = len(data.labels) // 2
+    np.testing.assert_array_equal(data.metadata["sample"], [*peaks, *peaks])
+    np.testing.assert_array_equal(data.metadata["record"], np.repeat([0, 1], half))
+    np.testing.assert_array_equal(data.signals[:half], data.signals[half:])
+    np.testing.assert_array_equal(*data.records.reshape(2, -1))
+
+
+@pytest.mark.parametrize("edit", [
+    lambda lines: [*lines[:1], *(" ".join(line.split()[:6]) for line in lines[1:3])],
+    lambda lines: [" ".join(lines[0].split()[:3]), *lines[1:]],
+    lambda lines: ["118 0 360 7200"],
+    lambda lines: ["118/2 2 360 7200", "118a 3600", "118b 3600"],
+], ids=["no checksums", "no length", "no signals", "segments"])
+def test_headers_in_other_valid_forms_are_named_or_read(database, work, edit):
+    path = work / MITBIH / "118.hea"
+    path.write_text("\n".join(edit(path.read_text().splitlines())) + "\n")
+    try:
+        assert "118" in run().record
+    except SystemExit as error:
+        assert str(error).startswith("record 118: ") and "\n" not in str(error)
+
+
 @pytest.mark.parametrize("kind", ["hea", "dat", "atr"])
 def test_damaged_records_end_in_a_sentence_or_the_right_result(database, work, kind):
     path = work / MITBIH / f"101.{kind}"
     content = path.read_bytes()
-    right = stage.read_record("101")
+    leads, sample = read("101")
     chance = random.Random(kind)
     refused = 0
     for _ in range(40):
         path.write_bytes(damaged(content, chance))
         try:
-            record = stage.read_record("101")
+            result = read("101")
         except ValueError as error:
             assert "\n" not in str(error)
             refused += 1
             continue
-        np.testing.assert_array_equal(record.signals, right.signals)
+        np.testing.assert_array_equal(result[0], leads)
         if kind != "atr":   # an annotation file has no checksum
-            np.testing.assert_array_equal(record.sample, right.sample)
+            np.testing.assert_array_equal(result[1], sample)
     assert refused > 10
 
 
 # ---- Constants ----
+
+def test_records_may_lie_in_subfolders(database, work):
+    (work / "other/a").mkdir(parents=True)
+    for path in (work / MITBIH).glob("101.*"):
+        shutil.copy(path, work / "other/a")
+    (work / "other/RECORDS").write_text("a/101\n")
+    data = run("other", DATA_DIR="other")
+    assert set(data.record) == set(data.patient) == set(data.annotations["record"]) == {"a/101"}
+
+
+def test_without_a_list_all_headers_of_the_folder_are_records(database, work):
+    (work / MITBIH / "RECORDS").unlink()
+    assert [record["name"] for record in run().header.records] == list(RECORDS)
+
+
+def test_the_list_names_the_records_and_their_order(database, work):
+    (work / MITBIH / "RECORDS").write_text("118\n101\n")
+    assert [record["name"] for record in run().header.records] == ["118", "101"]
+
 
 @pytest.mark.parametrize("records, read", [
     ([101, "114"], {"101", "114"}), (["114", "114"], {"114"})])
@@ -327,6 +651,7 @@ def test_records_are_named_by_text_or_number_and_read_once(database, records, re
 
 @pytest.mark.parametrize("constants, message", [
     ({"CLASS_MAP": "amii"}, "CLASS_MAP = 'amii': expected one of aami, clinical"),
+    ({"R_PEAKS": "qrs"}, "R_PEAKS = 'qrs': expected one of annotated, detected"),
     ({"LEAD_ABSENT": "no"}, "LEAD_ABSENT = 'no': expected one of first, skip"),
     ({"BAD_RECORDS": "?"}, "BAD_RECORDS = '?': expected one of stop, skip"),
     ({"LEADS": "MLII"}, "LEADS = 'MLII': expected a list of lead names"),
@@ -359,6 +684,32 @@ def test_row_writer_equals_numpy_save(work, row_shape):
     assert Path("rows.npy").read_bytes() == Path("numpy.npy").read_bytes()
 
 
+@pytest.mark.parametrize("row_shape", [(), (3, 5)])
+def test_rows_after_a_truncation_take_the_place_of_those_before(work, row_shape):
+    rows = np.random.default_rng(0).normal(size=(20, *row_shape)).astype(np.float32)
+    writer = stage.RowWriter("rows.npy", row_shape)
+    writer.append(rows[:7])
+    writer.append(rows[:9])
+    writer.truncate(7)
+    assert writer.rows == 7
+    writer.append(rows[7:])
+    writer.append(rows)
+    writer.truncate(20)   # at the end of the file
+    writer.close()
+    np.save("numpy.npy", rows)
+    assert Path("rows.npy").read_bytes() == Path("numpy.npy").read_bytes()
+
+
+def test_annotations_have_their_record_patient_and_rate(database):
+    data = run()
+    for part, of_beat in (("record", data.record), ("patient", data.patient)):
+        rows = data.annotations[data.annotations["row"] >= 0]
+        np.testing.assert_array_equal(rows[part].to_numpy(str), of_beat[rows["row"]])
+    assert set(data.annotations["rate"]) == {360}
+    rhythm = data.annotations[data.annotations["symbol"] == "+"]
+    assert rhythm["aux"].tolist() == ["(N", "(P", "(N", "(N"]
+
+
 def test_new_files_vanish_after_an_error(work):
     (work / "a").write_text("old")
     with pytest.raises(RuntimeError), stage.new_files("a", "b") as (a, b):
@@ -379,9 +730,13 @@ def test_earlier_outputs_stay_when_the_disk_is_full(database, work):
 
 def test_the_header_names_leads_versions_and_the_sha256_of_each_array(database):
     header = run(LEAD_ABSENT="skip").header
-    assert (header.dataset, header.class_map, header.simulated) == ("mitbih", "aami", True)
+    assert (header.class_map, header.simulated) == ("aami", True)
+    assert (header.annotator, header.r_peaks, header.symbols) == (
+        "atr", "annotated", ["N", "S", "V", "F", "Q"])
+    assert header.class_names == ["N", "S", "V", "F", "Q"]
+    assert {record["rate"] for record in header.records} == {360}
     assert header.leads == ["MLII"] and header.sampling_rate == 360
-    assert header.lead_absent == "skip" and header.versions["wfdb"] == wfdb.__version__
+    assert header.versions["wfdb"] == wfdb.__version__
     assert header.sha256 == {
         part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest()
         for part in ARRAYS}

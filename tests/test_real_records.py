@@ -13,7 +13,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import wfdb
-from harness import ROOT, run_stage
+from harness import ROOT, changed, run_stage
 
 import model_training
 import preprocess_mitbih
@@ -54,6 +54,7 @@ def mitbih(tmp_path_factory):
 def test_mitbih_has_the_published_counts(mitbih):
     printed, data = mitbih
     assert "Equal to the published counts, to the beat: DS1, DS2, all" in printed
+    assert "56  beats too near to the ends of the record" in printed
     assert data.signals.shape == (109_438, 1, 360)
     assert not data.header.simulated and len(data.header.records) == 48
     class_map = preprocess_mitbih.CLASS_MAPS["aami"]
@@ -72,28 +73,68 @@ def test_mitbih_has_the_published_counts(mitbih):
     subset_of = {record["name"]: record["subset"] for record in data.header.records}
     rows = Counter(zip([subset_of[name] for name in data.record],
                        np.array(list(class_map))[data.labels].tolist()))
-    assert rows == complete
+    assert rows.total() == complete.total()
+    # a beat at the very limit may come to lie on the other side
+    assert max(abs(rows[key] - complete[key]) for key in complete) <= 1
 
 
 @needs_mitdb
 @pytest.mark.parametrize("name, lead", [("100", "MLII"), ("114", "MLII"), ("102", "V5")])
-def test_mitbih_beats_and_rr_intervals_equal_those_of_wfdb(mitbih, name, lead):
+def test_mitbih_beats_and_annotations_equal_those_of_wfdb(mitbih, name, lead):
     _, data = mitbih
     physical, _ = wfdb.rdsamp(str(MITDB / name), channel_names=[lead])
     voltage = physical[:, 0].astype(np.float32)
     annotation = wfdb.rdann(str(MITDB / name), "atr")
-    beats = annotation.sample[np.isin(annotation.symbol, list("NLRBejnAaJSVErF/fQ?"))]
-    complete = (beats >= 180) & (beats <= len(voltage) - 180)
 
     names = [record["name"] for record in data.header.records]
     start = names.index(name) * len(voltage)   # all records are equally long
     np.testing.assert_array_equal(data.records[start:start + len(voltage)], voltage)
-    rows = data.record == name
-    np.testing.assert_array_equal(data.metadata["sample"][rows], beats[complete])
+    rows = np.flatnonzero(data.record == name)
+    sample = data.metadata["sample"][rows]
     np.testing.assert_array_equal(
-        data.signals[rows, 0], [voltage[sample - 180:sample + 180] for sample in beats[complete]])
-    before = np.append(np.nan, np.diff(beats) / 360)
-    np.testing.assert_allclose(data.metadata["rr"][rows, 9], before[complete], rtol=1e-6)
+        data.signals[rows, 0], voltage[sample[:, None] + np.arange(-180, 180)])
+    marks = data.annotations[data.annotations["record"] == name]
+    np.testing.assert_array_equal(marks["sample"], annotation.sample)
+    assert marks["symbol"].tolist() == annotation.symbol
+    assert marks["aux"].tolist() == [note.strip("\0") for note in annotation.aux_note]
+    marks = marks[marks["row"] >= 0]
+    np.testing.assert_array_equal(marks["row"], rows)
+    moved = np.abs(marks["sample"] - sample)
+    assert moved.max() <= 65 and moved.median() <= 5   # 0.18 s, 14 ms
+
+
+@needs_mitdb
+def test_detected_beats_are_the_annotated_ones():
+    """By bxb's rule, over all 48 records from their beginning, without ventricular flutter."""
+    counts = Counter()
+    with changed(preprocess_mitbih, DATA_DIR=str(MITDB), R_PEAKS="detected"):
+        for name in preprocess_mitbih.record_names():
+            _, annotations, positions, _ = preprocess_mitbih.cut_record(name, [], [])
+            reference = annotations["sample"][preprocess_mitbih.is_beat(annotations)]
+            pairs = preprocess_mitbih.pair_beats(reference, positions, 360)
+            counts["found"] += int((pairs >= 0).all(axis=1).sum())
+            counts["beats"] += len(reference)
+            alone = positions[pairs[pairs[:, 0] < 0, 1]]
+            counts["extra"] += int((~preprocess_mitbih.in_flutter(annotations, alone)).sum())
+    assert counts["beats"] == 109_494
+    assert counts["found"] / counts["beats"] >= .9985, counts      # sensitivity
+    called = counts["found"] + counts["extra"]
+    assert counts["found"] / called >= .9975, counts               # positive predictivity
+
+
+@needs_mitdb
+@pytest.mark.parametrize("name", ["119", "207", "213", "232"])
+def test_marks_moved_by_up_to_19_ms_give_the_same_positions(name):
+    path = MITDB / name
+    header = preprocess_mitbih.read_header(path)
+    annotations = preprocess_mitbih.read_annotations(path, header)
+    marks = annotations["sample"][preprocess_mitbih.is_beat(annotations)]
+    [(*_, signals)] = preprocess_mitbih.read_signals(path, header, [0])
+    energy = preprocess_mitbih.qrs_energy(signals, 360)
+    moved = marks + np.random.default_rng(0).integers(-6, 7, len(marks))
+    right, other = (preprocess_mitbih.recentre(signals, energy, sample, 360)
+                    for sample in (marks, moved))
+    np.testing.assert_array_equal(right, other)
 
 
 @needs_mitdb

@@ -6,6 +6,7 @@ import sys
 from contextlib import chdir
 
 import crossvalidate
+import detectors
 import harness
 import measure
 import measure_cross
@@ -14,7 +15,10 @@ import pandas as pd
 import pytest
 import resnet1d_wang
 import runs
+import simulate
 import torch
+import wfdb
+from conftest import MITBIH
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 import cross_dataset_validation
@@ -39,9 +43,9 @@ def made(monkeypatch, quick_pictures):
     monkeypatch.setattr(measure, "SEEDS", [0, 1])
     monkeypatch.setattr(measure, "FRACTIONS", [0.5])
     monkeypatch.setattr(measure, "FRACTION_EPOCHS", 1)
-    one = {"mitbih": 1, "ptbxl": 1}
+
     short = {"mitbih": SHORT, "ptbxl": SHORT}
-    with (harness.changed(model_evaluation, METHODS=["gradient"], AVERAGED=one),
+    with (harness.changed(model_evaluation, METHODS=["gradient"], AVERAGED=1),
           harness.changed(model_training, RECIPES=short, TRANSFER=short)):
         yield names
 
@@ -61,17 +65,43 @@ def rows_of(path):
 
 # ---- measure.py ----
 
-def test_runs_are_made_once_and_the_table_shows_what_was_measured(prepared, made, monkeypatch):
+def metrics_of(folder, name):
+    """Folder and name of a run of measure.py -> its JSON report."""
+    dataset, model, *_ = name.split("_")
+    path = folder / "results" / name / f"{dataset}_{model}_metrics.json"
+    return json.loads(path.read_text())
+
+
+def test_runs_are_made_once_and_the_table_shows_what_was_measured(
+        prepared, arrays, made, monkeypatch):
     monkeypatch.setattr(measure, "MODELS", ["mlp"])
+    with pytest.raises(SystemExit, match=f"{MITBIH} is not in "):
+        run(measure, monkeypatch, "mitbih")
+    (prepared / MITBIH).symlink_to(arrays / MITBIH)
     run(measure, monkeypatch, "mitbih")
     run(measure, monkeypatch, "mitbih")
-    assert made == ["mitbih_mlp_0", "mitbih_mlp_1"]
-    f1 = []
-    for name in made:
-        path = prepared / "results" / name / "mitbih_mlp_metrics.json"
-        f1.append(json.loads(path.read_text())["tables"]["by class"]["S"]["f1"])
+    trained = ["mitbih_mlp_0", "mitbih_mlp_1"]
+    tested = [f"{name}_{beats}" for name in trained for beats in ("detected", "moved")]
+    assert made == [*trained, "mitbih_detected", "mitbih_moved", *tested]
+    reports = {name: metrics_of(prepared, name) for name in [*trained, *tested]}
     rows = rows_of(prepared / "results/mitbih.md")
+    f1 = [reports[name]["tables"]["by class"]["S"]["f1"] for name in trained]
     assert rows["S F1"] == [f"{np.mean(f1):.3f} ± {np.std(f1, ddof=1):.3f}".replace("0.", ".")]
+    for beats, heading in (("", ""), ("_detected", "detected beats, "),
+                           ("_moved", "marks moved by up to 19 ms, ")):
+        gross = [reports[f"{name}{beats}"]["tables"]["EC57 from 0:00"]["gross"]
+                 for name in trained]
+        f1 = [row["V f1"] for row in gross]
+        assert rows[f"{heading}EC57 from 0:00, gross: V F1"] == [runs.spread_text(f1)]
+        if not beats.endswith("moved"):
+            sensitivity = [row["VEB sensitivity"] for row in gross]
+            assert rows[f"{heading}EC57 from 0:00, gross: VEB sensitivity, %"] == [
+                runs.percent_text(sensitivity)]
+    assert reports["mitbih_mlp_0_detected"]["header"]["r_peaks"] == "detected"
+    assert rows["detected beats, EC57 from 5:00, gross: VEB sensitivity, %"] == ["n/a"]   # 40 s
+    counts = [reports[name]["tables"]["beats counted from 0:00, reference and call"]
+              for name in ("mitbih_mlp_0", "mitbih_mlp_0_moved")]
+    assert counts[0].keys() == counts[1].keys()
     assert rows["seeds"] == ["2"]
     assert "SIMULATED" in (prepared / "results/mitbih.md").read_text()
     costs = json.loads((prepared / "results/mitbih_mlp_0/run.json").read_text())
@@ -135,8 +165,26 @@ def test_an_ensemble_has_the_mean_probabilities(prepared, made, monkeypatch):
 
 def test_every_run_names_constants_of_model_training():
     for settings in measure.all_runs().values():
-        assert set(settings) - {"fraction"} <= set(vars(model_training))
-    assert len(measure.all_runs()) == 9 + 9 + 3 + 3 + 3
+        assert set(settings) - {"fraction", "beats", "trained"} <= set(vars(model_training))
+    assert len(measure.all_runs()) == 9 + 9 + 3 + 3 + 3 + 2 + 18
+
+
+def test_moved_marks_are_those_of_all_beats_and_of_nothing_else(work, tmp_path_factory):
+    simulate.write_mitbih(MITBIH, records=["102", "207"], seconds=60)
+    folder = tmp_path_factory.mktemp("moved")
+    measure.write_moved(str(folder))
+    assert (folder / "RECORDS").read_text().split() == ["102", "207"]
+    shifts = []
+    for name in ("102", "207"):
+        before, after = (wfdb.rdann(str(place / name), "atr") for place in (work / MITBIH, folder))
+        assert sorted(before.symbol) == sorted(after.symbol)
+        assert set(before.aux_note) == set(after.aux_note)
+        is_beat = [np.isin(marks.symbol, list("+~|"), invert=True) for marks in (before, after)]
+        np.testing.assert_array_equal(before.sample[~is_beat[0]], after.sample[~is_beat[1]])
+        shifts.extend(after.sample[is_beat[1]] - before.sample[is_beat[0]])
+        np.testing.assert_array_equal(wfdb.rdrecord(str(folder / name)).p_signal,
+                                      wfdb.rdrecord(f"{MITBIH}/{name}").p_signal)
+    assert set(shifts) == set(range(-7, 8))   # 0.019 s at 360 Hz
 
 
 # ---- measure_cross.py ----
@@ -307,12 +355,55 @@ def test_resnet1d_wang_has_the_published_size():
     assert net.body(torch.randn(1, 12, 1, 250)).shape == (1, 128, 1, 63)
 
 
+# ---- detectors.py ----
+
+def test_detectors_are_compared_once_and_by_hand(work, monkeypatch):
+    simulate.write_mitbih(MITBIH, records=["100", "102", "119"], seconds=30)
+
+    def every_second_beat(record):
+        """Of record 100, and a false one beside."""
+        annotation = wfdb.rdann(f"{MITBIH}/{record.record_name}", "atr")
+        beats = annotation.sample[np.isin(annotation.symbol, list("+~|"), invert=True)]
+        calls.append((record.record_name, record.sig_name))
+        return np.append(beats[::2], beats[:1] + 100)
+    calls = []
+    monkeypatch.setitem(detectors.DETECTORS, "gqrs", every_second_beat)
+    run(detectors, monkeypatch)
+    run(detectors, monkeypatch)
+    assert calls == [("100", ["MLII"]), ("102", ["V5"]), ("119", ["MLII"])]   # once
+    path, = work.glob("results/detectors_*.jsonl")
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [line["detector"] for line in lines] == [
+        name for name in ("find_beats", "XQRS", "gqrs") for _ in range(3)]
+    beats = [line["hits"] + line["missed"] for line in lines]
+    assert beats[:3] == beats[3:6] == beats[6:]
+    hits = [(count + 1) // 2 for count in beats[6:]]
+    assert [line["hits"] for line in lines[6:]] == hits
+    assert [line["false"] for line in lines[6:]] == [1, 1, 1]
+    rows = rows_of(work / "results/detectors.md")
+    assert rows["gqrs"][:2] == [f"{100 * sum(hits) / sum(beats[6:]):.2f}",
+                                f"{100 * sum(hits) / (sum(hits) + 3):.2f}"]
+    assert lines[0]["hits"] > beats[0] - 3 and lines[0]["false"] == 0   # record 100 is easy
+    text = (work / "results/detectors.md").read_text()
+    assert "SIMULATED" in text and f"{sum(beats[:3])} beats" in text
+
+
+def test_beats_in_flutter_are_left_out_of_the_comparison():
+    table = np.zeros(6, preprocess_mitbih.ANNOTATION_FIELDS)
+    table["sample"] = [100, 500, 600, 700, 900, 1000]
+    table["symbol"] = ["N", "[", "V", "]", "V", "N"]
+    counts = detectors.compare(table, np.array([101, 550, 602, 1001, 1200]), 360)
+    assert counts == {"hits": 2, "missed": 1, "false": 1}   # 900; 1200
+
+
 # ---- Texts ----
 
 def test_figures_have_three_digits_and_no_leading_zero():
     assert runs.spread_text([0.5, 0.7, 0.9]) == ".700 ± .200"
     assert runs.spread_text([0.25, None]) == ".250"
     assert runs.spread_text([None]) == "n/a"
+    assert runs.percent_text([None, None]) == "n/a" and runs.percent_text([99.96]) == "100.0"
+    assert runs.percent_text([50, 70.0]) == "60.0 ± 14.1"
     assert runs.text_of(-0.0101) == "-.010" and runs.text_of(1.0) == "1.000"
     assert runs.interval_text({"value": 0.5, "low": 0.25, "high": 1.0}) == ".500 [.250 1.000]"
     assert runs.interval_text({"value": 0.5, "low": None, "high": None}) == ".500"

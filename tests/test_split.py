@@ -88,10 +88,24 @@ def test_labels_of_the_task_choose_the_rows(prepared):
         assert sorted(used) == np.flatnonzero(expected(count)).tolist()
 
 
-@pytest.mark.parametrize("split, name", [("inter_patient", "202"), ("all", "201")])
-def test_201_and_202_may_not_train_and_validate(prepared, split, name):
+def test_201_may_not_validate_what_trains_on_202(prepared):
     data = stage.load_dataset("mitbih")
-    with changed(stage, SPLIT=split, VALIDATION_RECORDS=[name]):
+    with changed(stage, SPLIT="all", VALIDATION_RECORDS=["201"]):
         recipe = stage.choose_recipe(data)
         with pytest.raises(SystemExit, match="patients 201 are on two sides"):
-            stage.check_patients(data, stage.split_rows(data, recipe), split)
+            stage.check_patients(data, stage.split_rows(data, recipe), "all")
+
+
+@pytest.mark.parametrize("name", ["100", "202", "102", 202])   # of DS2, paced
+@pytest.mark.parametrize("side", ["inter_patient", "all"])
+def test_only_records_of_ds1_may_validate(prepared, name, side):
+    with pytest.raises(SystemExit, match=f"^VALIDATION_RECORDS: {name} is no record of DS1$"):
+        train(VALIDATION_RECORDS=["114", name], SPLIT=side)
+    assert not list(prepared.glob("*.pth"))
+
+
+def test_a_validation_record_may_be_left_out_or_absent(prepared):
+    _, _, members = split("mitbih", EXCLUDED_RECORDS=["114"], VALIDATION_RECORDS=[114, 124, 999])
+    assert members["validation"] == ["124"] and "114" not in members["train"]
+    _, _, members = split("mitbih", EXCLUDED_RECORDS=["202"], VALIDATION_RECORDS=["124", "202"])
+    assert members["validation"] == ["124"]

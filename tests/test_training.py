@@ -11,6 +11,7 @@ from harness import changed, contents, files_up_to, run_stage, train
 from sklearn.metrics import f1_score, roc_auc_score
 
 import model_training as stage
+import preprocess_mitbih
 
 pytestmark = pytest.mark.usefixtures("quick_pictures")
 F = torch.nn.functional
@@ -131,13 +132,36 @@ def test_multiclass_ptbxl_trains_on_one_lead(prepared):
 
 
 @pytest.mark.parametrize("dataset, model, changes", [
-    ("mitbih", "cnn", {"context_seconds": 10, "low_pass": 40, "align_beats": True,
-                       "template_distance": False, "flatten_width": None, "window": 209}),
+    ("mitbih", "cnn", {"context_seconds": 10, "low_pass": 40, "crop": 180,
+                       "template_distance": False, "flatten_width": None}),
     ("ptbxl", "mlp", {"crop": 500, "low_pass": 40, "statement_weight": 20.0})])
 def test_the_transfer_recipe_trains(prepared, dataset, model, changes):
     checkpoint = train(dataset, model, RECIPE="transfer")
     assert changes.items() <= checkpoint["recipe"].items()
     assert np.isfinite(checkpoint["history"][0]["validation_loss"])
+
+
+def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypatch):
+    original = preprocess_mitbih.find_beats
+
+    def with_t_waves(energy, rate):
+        beats = original(energy, rate)
+        return np.concatenate([beats, beats[:-1] + round(0.35 * rate)])
+
+    monkeypatch.setattr(preprocess_mitbih, "find_beats", with_t_waves)
+    run_stage(preprocess_mitbih, DATA_DIR=arrays / preprocess_mitbih.DATA_DIR,
+              R_PEAKS="detected", RECORDS=["101", "119", "203", "208", "223", "231"])
+    checkpoint = train(settings={"epochs": 8, "batch_size": 32})
+    assert checkpoint["header"]["class_names"] == ["N", "S", "V", "F", "Q", "not a beat"]
+    data = stage.load_dataset("mitbih")
+    checkpoint, net = stage.load_checkpoint(data, "mlp")
+    rows = stage.split_rows(data, checkpoint.recipe)["train"]
+    logits = stage.predict(net, *stage.dataset_inputs(data, checkpoint.recipe), rows,
+                           checkpoint.recipe.crop)
+    assert logits.shape == (len(rows), 6)
+    no_beat = data.labels[rows] == 5
+    called = logits.argmax(dim=1).numpy() == 5
+    assert no_beat.mean() > 0.2 and called[no_beat].mean() > called[~no_beat].mean() + 0.5
 
 
 # ---- Resume ----
@@ -235,7 +259,7 @@ def test_unknown_choices_are_named(work, name, value):
     ({"VALIDATION_FOLD": 11}, "no rows to train or to validate with"),
     ({"LEADS": ["V9"]}, "LEADS = .'V9'.: ptbxl_signals.npy has .'I', 'II'"),
     ({"LEADS": []}, "LEADS = ..: ptbxl_signals.npy has"),
-    ({"settings": {"crop_seconds": 20}}, "make 2000 samples, but .* has 1000 a row"),
+    ({"settings": {"crop_seconds": 20}}, "crop_seconds makes 2000 samples, but .* has 1000 a row"),
     ({"settings": {"learning_rate": {"mlp": 1e30}}}, "the training loss is infinite: lower the "),
 ])
 def test_settings_that_cannot_work_stop_with_one_sentence(prepared, constants, message):

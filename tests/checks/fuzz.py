@@ -40,21 +40,25 @@ PTBXL_RECORD = "records100/00000/00003_lr"
 
 def read_mitbih():
     """Reads one record as preprocess_mitbih.py does."""
-    record = preprocess_mitbih.read_record("101")
-    notes = [record.leads, record.rate, record.sample.tolist(), record.symbol.tolist()]
-    return record.signals.tobytes(), notes
+    signals, leads = [], []
+    header, annotations, positions, _ = preprocess_mitbih.cut_record("101", signals, leads)
+    notes = [header.leads, header.fs, annotations.tobytes(), positions.tolist(),
+             np.concatenate(signals).tobytes()]
+    return np.concatenate(leads).tobytes(), notes
 
 
 def read_ptbxl():
     """Reads one record as preprocess_ptbxl.py does."""
-    signals, _ = preprocess_ptbxl.read_signals(PTBXL_RECORD)
+    signals, _ = preprocess_ptbxl.read_record(PTBXL_RECORD)
     return signals.tobytes(), None
 
 
 def read_dataset():
     """Reads all arrays of a dataset."""
     data = model_training.load_dataset("mitbih")
-    arrays = [np.array(getattr(data, part)).tobytes() for part in data.header.sha256]
+    arrays = [np.array(getattr(data, part)).tobytes() for part in data.header.sha256
+              if part != "annotations"]
+    arrays.append(data.annotations.to_csv())
     return (arrays, vars(data.header)), None
 
 
@@ -166,7 +170,7 @@ def main():
     files = {f"mitdb/101.{ending}": read_mitbih for ending in ("hea", "dat", "atr")}
     files |= {f"ptbxl/{PTBXL_RECORD}.{ending}": read_ptbxl for ending in ("hea", "dat")}
     files |= {f"mitbih_{part}.npy": read_dataset
-              for part in ("signals", "records", "labels", "metadata", "header")}
+              for part in ("signals", "records", "labels", "metadata", "annotations", "header")}
     files |= {"mitbih_mlp_model.pth": read_checkpoint, "state.pth": read_state}
     total = Counter()
     with (tempfile.TemporaryDirectory() as folder, chdir(folder),

@@ -90,9 +90,10 @@ def train(data, model, recipe, group, seed):
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, VALIDATION_RECORDS=group,
             RECIPES={"mitbih": recipe | {"keep_epoch": "last"}})
     confusion = {}
+    classes = len(data.header.class_names)   # one more with detected beats
     for record in group:
         of_record = data.record[result["rows"]] == record
-        matrix = np.zeros((5, 5), int)
+        matrix = np.zeros((classes, classes), int)
         truth = data.labels[result["rows"][of_record]]
         np.add.at(matrix, (truth, result["called"][of_record]), 1)
         confusion[record] = matrix.tolist()

@@ -158,9 +158,9 @@ def score(net, data, recipe, rows, signals):
     thresholds = model_training.best_thresholds(validation, truth[rows["validation"]])
     p = predict(net, signals, rows["test"])
     return model_evaluation.Scored(
-        title="ptbxl resnet1d_wang", data=data, net=net, recipe=recipe, rows=rows["test"],
-        truth=truth[rows["test"]], called=p >= thresholds, probability=p, calibrated=p,
-        signals=signals, features=None)
+        title="ptbxl resnet1d_wang", data=data, net=net, recipe=recipe,
+        names=data.header.class_names, rows=rows["test"], truth=truth[rows["test"]],
+        called=p >= thresholds, probability=p, beats=None)
 
 
 def main():

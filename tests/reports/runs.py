@@ -96,6 +96,7 @@ def finished_runs(folder, runs):
 
     Stops with one sentence if some of them come from other code or other settings.
     """
+    code = code_version()
     finished = {}
     stale = []
     for name, settings in runs.items():
@@ -103,7 +104,7 @@ def finished_runs(folder, runs):
         if not (place / "run.json").exists():
             continue
         run = json.loads((place / "run.json").read_text())
-        expected = {"code": code_version(), "settings": settings}
+        expected = {"code": code, "settings": settings}
         change = model_training.first_difference({key: run[key] for key in expected}, expected)
         if change:
             stale.append(f"{place} ({change})")
@@ -142,6 +143,15 @@ def spread_text(values):
     if len(values) == 1:
         return text_of(values[0])
     return f"{text_of(np.mean(values))} ± {text_of(np.std(values, ddof=1))}"
+
+
+def percent_text(values):
+    """Percentages of several seeds -> "mean ± standard deviation"."""
+    values = [value for value in values if value is not None]
+    if not values:
+        return "n/a"
+    text = f"{np.mean(values):.1f}"
+    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.1f}"
 
 
 def markdown(table):
