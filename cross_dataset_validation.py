@@ -445,9 +445,9 @@ def hourly_table(beats):
 
 def plot_recording(data, beats, title, path):
     """Table of call_beats of one record -> PNG: RR intervals, five certain beats of each class."""
-    symbols = [symbol for symbol in data.header.symbols if symbol in beats["symbol"].to_numpy()]
+    symbols = beats["symbol"].unique()
     figure = Figure(figsize=(12, 12), layout="constrained")
-    rhythm, *papers = figure.subplots(1 + len(symbols), 1)
+    rhythm, *papers = figure.subplots(1 + len(symbols))
     for symbol, style in (("N", "k,"), ("S", "b^"), ("V", "rv")):
         of_class = beats[beats["symbol"] == symbol]
         rhythm.plot(of_class["time"] / 60, of_class["RR"], style, label=symbol)
@@ -473,13 +473,13 @@ def annotate(checkpoint, net, data, title, name):
     with new_files(f"{name}_beats.csv", f"{name}_hours.csv", *pictures) as paths:
         beats.rename(columns={"symbol": "class"}).to_csv(
             paths[0], index=False, float_format="%.4f")
-        hours.to_csv(paths[1], float_format="%.1f")
+        hours.to_csv(paths[1])
         for record, path in zip(names, paths[2:]):
             plot_recording(data, beats[beats["record"] == record], f"{title}: {record}", path)
     write_annotations(beats, f"{name}_annotations", checkpoint.model)
     print_tables({"calls by hour": hours})
-    print("No reference (ANNOTATOR = None): nothing was scored")
-    print(f"Wrote {name}_beats.csv, _hours.csv, _annotations/, {', '.join(pictures)}")
+    print("No reference (ANNOTATOR = None): nothing was scored. "
+          f"Wrote {name}_beats.csv, _hours.csv, _annotations/, {', '.join(pictures)}")
 
 
 # ---- Main ----

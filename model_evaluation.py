@@ -31,11 +31,9 @@ from matplotlib.ticker import MultipleLocator
 from scipy.ndimage import uniform_filter1d
 from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, precision_recall_curve
-from torch.nn import functional as F
 
 from model_training import (
     crop_logits,
-    crop_starts,
     dataset_inputs,
     load_checkpoint,
     predict,
@@ -54,9 +52,10 @@ from preprocess_mitbih import (
 # data and model: everything else is decided by the checkpoint
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
+COMPARE_WITH = None       # None, or another model of the same dataset: "mlp"
 
 # interpretation
-METHODS = ["integrated_gradients", "gradient", "grad_cam"]   # the first one is drawn
+METHODS = ["integrated_gradients", "gradient"]   # the first one is drawn
 AVERAGED = 20             # correct examples of each class that are explained
 DELETED = [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]   # parts of the time, in the deletion test
 
@@ -338,11 +337,8 @@ def attributions(method, net, crop, signals, features, classes):
     """(m, channels, samples), (m, k), (m,) class of each row -> (m, channels, samples).
 
     gradient: its size (Simonyan et al. 2014). integrated_gradients: from the training mean to the
-    signal; they add up to the difference of the logits (Sundararajan et al. 2017). grad_cam: the
-    feature maps, weighted by their mean gradients (Selvaraju et al. 2017).
+    signal; they add up to the difference of the logits (Sundararajan et al. 2017).
     """
-    if method == "grad_cam":
-        return grad_cam(net, crop, signals, features, classes)
     steps = 1 if method == "gradient" else 32
     base = net.normalise_signals.mean
     total = torch.zeros_like(signals)
@@ -357,21 +353,14 @@ def attributions(method, net, crop, signals, features, classes):
     return total / steps * (signals - base)
 
 
-def grad_cam(net, crop, signals, features, classes):
-    """See `attributions`: the mean over the crops that cover a sample, equal for all channels."""
-    total = torch.zeros_like(signals)
-    covered = torch.zeros(signals.shape[2])
-    for start in crop_starts(signals.shape[2], crop):
-        x = net.normalise_signals(signals[:, :, start:start + crop])
-        maps = net.maps(x).detach().requires_grad_()
-        logits = net.classify(maps, features)
-        logits.gather(1, classes[:, None]).sum().backward()
-        weighted = maps.grad.mean(dim=2, keepdim=True) * maps
-        weighted = weighted.sum(dim=1, keepdim=True).relu().detach()
-        seen = slice(start, start + crop)
-        total[:, :, seen] += F.interpolate(weighted, size=crop, mode="linear")
-        covered[seen] += 1
-    return total / covered
+@torch.no_grad()
+def completeness_error(net, crop, signals, features, classes, attribution):
+    """Integrated gradients -> by how much they miss the difference of the logits, relative."""
+    base = net.normalise_signals.mean.expand_as(signals)
+    difference = crop_logits(net, signals, features, crop) - crop_logits(net, base, features, crop)
+    difference = difference.gather(1, classes[:, None])[:, 0]
+    missed = attribution.sum(dim=(1, 2)) - difference
+    return (missed.abs().sum() / difference.abs().sum()).item()
 
 
 def by_lead(scored, attribution):
@@ -412,20 +401,23 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
 
 
 def explain(scored, rows, classes):
-    """Rows, class of each -> dict of method -> (m, leads, samples), and table.
+    """Rows, class of each -> dict of method -> (m, leads, samples), table, completeness error.
 
     The table has the deletion test of each method, at its own and at moved places.
     """
     inputs = (scored.signals[rows], scored.features[rows], torch.from_numpy(classes))
     explained = {}
     deletion = pd.DataFrame(index=DELETED)
+    missed = None
     for method in METHODS:
         attribution = attributions(method, scored.net, scored.recipe.crop, *inputs)
+        if method == "integrated_gradients":
+            missed = completeness_error(scored.net, scored.recipe.crop, *inputs, attribution)
         explained[method] = by_lead(scored, attribution)
         deletion[method] = deletion_test(scored, rows, classes, explained[method])
         deletion[f"{method}, moved"] = deletion_test(
             scored, rows, classes, explained[method], np.random.default_rng(0))
-    return explained, deletion
+    return explained, deletion, missed
 
 
 # ---- Pictures ----
@@ -575,8 +567,8 @@ def plot_averages(scored, classes, attribution, deletion, path):
     figure.colorbar(image, ax=left, label="mean attribution (largest: 1)")
     deletion.plot(
         ax=right,
-        style=["-", "-", "--", "--", ":", ":"],
-        color=["black", "0.6"] * 3)
+        style=["-", "-", "--", "--"],
+        color=["black", "0.6"] * 2)
     right.set(
         xlabel="part of the time deleted",
         ylabel="mean probability of the class",
@@ -664,10 +656,19 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
+    check_choice("COMPARE_WITH", COMPARE_WITH, [None, "cnn", "lstm", "mlp"])
     scored = score_test_rows(DATASET, MODEL)
-    tables = make_tables(scored, resampled_figures(scored))
+    resampled = resampled_figures(scored)
+    tables = make_tables(scored, resampled)
+    if COMPARE_WITH:
+        other = score_test_rows(DATASET, COMPARE_WITH)
+        if not np.array_equal(other.truth, scored.truth):
+            raise SystemExit(f"COMPARE_WITH = {COMPARE_WITH!r}: that model has another task or "
+                             "other test rows. Train both with the same constants")
+        difference = summarise(resampled - resampled_figures(other))
+        tables[f"difference from {COMPARE_WITH}"] = difference.loc["all"]
     rows, classes = choose_examples(scored, AVERAGED)
-    explained, deletion = explain(scored, rows, classes)
+    explained, deletion, missed = explain(scored, rows, classes)
     tables["deletion test"] = deletion
 
     parts = ["confusion.png", "curves.png", "explanation.png", "averages.png",
@@ -680,6 +681,7 @@ def main():
             "recipe": vars(scored.recipe),
             "header": vars(scored.data.header),
             "tables": tables,
+            "completeness_error": missed,
         }))
         predictions_table(scored).to_csv(predictions, index=False, float_format="%.9g")
 

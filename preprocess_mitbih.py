@@ -174,6 +174,7 @@ def read_header(path):
     """WFDB record -> its wfdb.Record without signals. ValueError if it is damaged."""
     try:
         header = wfdb.rdheader(str(path))
+        header.checksum = np.array([header.sig_len, *header.checksum], int)[1:]   # none is absent
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"the header is missing or damaged ({error})") from error
     if set(header.units) != {"mV"}:
@@ -207,7 +208,7 @@ def read_signals(path, header, columns):
         if invalid:
             raise ValueError(f"{invalid} samples of its leads are invalid (NaN)")
         yield start, stop, signals
-    if np.any((total - np.array(header.checksum, int)) % 65536):
+    if np.any((total - header.checksum) % 65536):
         raise ValueError("the samples contradict the checksums in the header")
 
 
@@ -237,7 +238,8 @@ def qrs_energy(signals, rate):
     """(leads, samples) mV -> (samples,) mV/s: slope of all leads, 4 to 20 Hz, over 0.1 s."""
     sections = butter(2, (4, 20), "bandpass", fs=rate, output="sos")
     slope = np.gradient(sosfiltfilt(sections, signals), 1 / rate, axis=1)
-    return np.sqrt(uniform_filter1d(np.square(slope).sum(axis=0), round(0.1 * rate)))
+    power = uniform_filter1d(np.square(slope).sum(axis=0), round(0.1 * rate))
+    return np.sqrt(power.clip(0))   # rounding makes it negative on a flat line
 
 
 def find_beats(energy, rate):
@@ -354,6 +356,7 @@ def cut_record(name, signals_file, records_file):
     annotations = read_annotations(path, header)
     scale = SAMPLING_RATE / header.fs
     marks = np.round(annotations["sample"][is_beat(annotations)] * scale).astype(np.int64)
+    marks = marks.clip(max=round(header.sig_len * scale) - 1)
     positions, written = [], []
     for start, stop, signals in read_signals(path, header, columns):
         signals = resample(signals, header.fs, SAMPLING_RATE).astype(np.float32)
@@ -425,7 +428,7 @@ def cut_records(names, signals_file, records_file):
             names, cut, BAD_RECORDS, left_out):
         table, label = label_beats(header, marks, positions)
         row = np.where(written, rows[0] + np.cumsum(written) - 1, -1)
-        marks["row"] = np.where(marks["row"] >= 0, row[marks["row"]], -1)
+        marks["row"] = np.append(row, -1)[marks["row"]]
         marks["record"] = table["record"] = len(records)
         labels.append(label[written])
         beats.append(table[written])
@@ -455,7 +458,7 @@ def describe(name, header, samples):
 def count_left_out(left_out, header, written, annotations, label):
     """Adds what was left out of one record, or replaced in it, to the Counter."""
     missed = is_beat(annotations) & (annotations["row"] < 0)
-    reasons = {
+    left_out += Counter({
         "beats too near to the ends of the record to fill a segment": np.sum(~written),
         "annotated beats that were not detected": np.sum(missed) if is_detected() else 0,
         "beats without a label": np.sum(written & (label < 0)),
@@ -463,8 +466,7 @@ def count_left_out(left_out, header, written, annotations, label):
             int(header.leads != list(LEADS)),
         f"records resampled from {header.fs:g} to {SAMPLING_RATE} Hz":
             int(header.fs != SAMPLING_RATE),
-    }
-    left_out.update({reason: int(count) for reason, count in reasons.items() if count})
+    })
 
 
 def check_published(annotations, records):
@@ -477,7 +479,7 @@ def check_published(annotations, records):
     equal = []
     for subset, (size, *published) in PUBLISHED.items():
         inside = (subsets == subset) | (subset == "all")
-        if NAME != "mitbih" or records[0]["simulated"] or inside.sum() < size:
+        if (NAME, ANNOTATOR) != ("mitbih", "atr") or records[0]["simulated"] or inside.sum() < size:
             continue
         of_subset = labels[inside[annotations["record"]]]
         counts = np.bincount(of_subset[of_subset >= 0], minlength=5).tolist()
@@ -538,8 +540,7 @@ def main():
 
     print_report(beats, labels, records)
     print_notes(left_out, simulated)
-    print(verdict)
-    print(f"Wrote {NAME}_*.npy: {', '.join(parts)}")
+    print(f"{verdict}\nWrote {NAME}_*.npy: {', '.join(parts)}")
 
 
 # ---- Shared with the other scripts: files ----

@@ -464,33 +464,11 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits():
     difference = (ends[0] - ends[1])[:, 0]
     missed = attribution.sum(dim=(1, 2)) - difference
     assert missed.abs().sum() < 0.03 * difference.abs().sum()
-
-
-def test_grad_cam_is_the_sum_of_the_maps_weighted_by_their_gradients():
-    net, crop, signals, features, classes = random_inputs(1, 60)
-    maps = net.maps(net.normalise_signals(signals)).detach()
-    gradient = torch.zeros_like(maps)
-    with torch.no_grad():
-        before = net.classify(maps, features)[0, classes[0]]
-        for place in np.ndindex(*maps.shape):
-            moved = maps.clone()
-            moved[place] += 1e-6
-            gradient[place] = (net.classify(moved, features)[0, classes[0]] - before) / 1e-6
-    expected = (gradient.mean(dim=2, keepdim=True) * maps).sum(dim=1, keepdim=True).relu()
-    assert expected.max() > 0
-    stretched = torch.nn.functional.interpolate(expected, size=60, mode="linear")
-    attribution = stage.attributions("grad_cam", net, crop, signals, features, classes)
-    torch.testing.assert_close(attribution, stretched.expand_as(signals), atol=1e-5, rtol=1e-4)
-
-
-def test_grad_cam_of_a_record_is_the_mean_of_its_crops():
-    net, crop, signals, features, classes = random_inputs(3, 90)
-    whole, first, second = (
-        stage.attributions("grad_cam", net, crop, x, features, classes)
-        for x in (signals, signals[:, :, :60], signals[:, :, 30:]))
-    torch.testing.assert_close(whole[:, :, :30], first[:, :, :30])
-    torch.testing.assert_close(whole[:, :, 30:60], (first[:, :, 30:] + second[:, :, :30]) / 2)
-    torch.testing.assert_close(whole[:, :, 60:], second[:, :, 30:])
+    wrong = attribution.clone()
+    wrong[:2, 0, 0] += torch.tensor([1, -1])   # errors that cancel out
+    for values, gap in ((attribution, missed), (wrong, missed + torch.tensor([1, -1, 0]))):
+        error = gap.abs().sum() / difference.abs().sum()
+        assert stage.completeness_error(*arguments, values) == pytest.approx(error.item())
 
 
 def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
@@ -860,7 +838,23 @@ def test_the_check_against_bxb_compares_every_count(work, quick_pictures, monkey
 
 # ---- Bad input ----
 
+def test_two_models_are_compared_on_the_same_rows(quick_pictures, trained):
+    trained("mitbih", "lstm")
+    trained("mitbih", "mlp")
+    report = evaluate("mitbih", "mlp", COMPARE_WITH="lstm", **FAST)
+    other = evaluate("mitbih", "lstm", **FAST)
+    difference = report["tables"]["difference from lstm"]
+    for figure, row in difference.items():
+        one, two = (x["tables"]["all classes"][figure]["value"] for x in (report, other))
+        assert row["value"] == pytest.approx(one - two) and row["low"] <= row["high"]
+    assert difference["accuracy"]["low"] < difference["accuracy"]["high"]
+    trained("mitbih", "lstm", EXCLUDED_RECORDS=["202"])
+    with pytest.raises(SystemExit, match="another task or other test rows"):
+        evaluate("mitbih", "mlp", COMPARE_WITH="lstm", **FAST)
+
+
 @pytest.mark.parametrize("constants, message", [
+    ({"COMPARE_WITH": "svm"}, "COMPARE_WITH = 'svm': expected one of"),
     ({}, "mitbih_cnn_model.pth is not in this folder.*python model_training.py"),
     ({"DATASET": "ecg"}, "DATASET = 'ecg': expected one of mitbih, ptbxl"),
     ({"MODEL": "svm"}, "MODEL = 'svm': expected one of"),

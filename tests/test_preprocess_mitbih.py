@@ -179,17 +179,18 @@ def test_detected_beats_equal_the_annotated_ones_of_a_clean_record(database):
         np.testing.assert_array_equal(getattr(data, part), getattr(annotated, part))
 
 
-def test_find_beats_leaves_out_t_waves_and_small_peaks():
-    rate = 100
+def energy_of(heights, rate=100, seconds=60):
+    """Beats {s: mV/s} -> (samples,) energy: a triangle of 0.12 s each."""
+    values = np.zeros(seconds * rate)
+    for second, height in heights.items():
+        middle = round(second * rate)
+        values[middle - 5:middle + 6] = height * (1 - np.abs(np.arange(-5, 6)) / 6)
+    return values
 
-    def energy(heights):   # {s: mV/s}
-        values = np.zeros(60 * rate)
-        for second, height in heights.items():
-            middle = round(second * rate)
-            values[middle - 5:middle + 6] = height * (1 - np.abs(np.arange(-5, 6)) / 6)
-        return values
+
+def test_find_beats_leaves_out_t_waves_and_small_peaks():
     beats = {second: 10 for second in range(1, 59)}
-    found = stage.find_beats(energy(beats), rate)
+    found = stage.find_beats(energy_of(beats), 100)
     np.testing.assert_array_equal(found, 100 * np.arange(1, 59))
     for extra, is_found in (
             ({20.34: 3.9}, False), ({20.34: 4.1}, True),   # a T wave has less than 0.4
@@ -197,10 +198,25 @@ def test_find_beats_leaves_out_t_waves_and_small_peaks():
             ({20.5: 2.1}, False), ({20.5: 2.3}, True),     # less than 0.22 of the others
             ({20.2: 9}, False)):                           # within 0.25 s of a higher one
         (second,) = extra
-        assert (round(second * rate) in stage.find_beats(energy(beats | extra), rate)) == is_found
+        assert (round(second * 100) in stage.find_beats(energy_of(beats | extra), 100)) == is_found
     for height, count in ((.19, 0), (.21, 58)):            # mV/s: noise
-        assert len(stage.find_beats(energy(dict.fromkeys(beats, height)), rate)) == count
-    assert len(stage.find_beats(np.zeros(200), rate)) == 0
+        assert len(stage.find_beats(energy_of(dict.fromkeys(beats, height)), 100)) == count
+    assert len(stage.find_beats(np.zeros(200), 100)) == 0
+
+
+def test_find_beats_compares_a_peak_with_those_5_s_before_and_after():
+    """20 s of large beats, 20 s of small ones, large ones again: of ten, at most five are large."""
+    heights = {second: 2 if 20 < second <= 40 else 10 for second in range(1, 60)}
+    found = stage.find_beats(energy_of(heights), 100)
+    np.testing.assert_array_equal(found, 100 * np.arange(1, 60))
+
+
+def test_find_beats_leaves_out_a_slow_rise_of_noise():
+    """Over 4 s, up to 4 mV/s: within 1 s it rises by 2, which is less than 0.22 of the beats."""
+    beats = [second for second in range(1, 60) if not 28 <= second <= 32]
+    energy = energy_of(dict.fromkeys(beats, 10))
+    energy[2800:3200] += 2 * (1 - np.cos(2 * np.pi * np.arange(400) / 400))
+    np.testing.assert_array_equal(stage.find_beats(energy, 100), 100 * np.array(beats))
 
 
 def test_a_detected_beat_without_a_mark_is_not_a_beat(pulses):
@@ -405,6 +421,20 @@ def test_another_database_is_resampled_with_its_annotations(work, capsys, rate):
     assert np.corrcoef(data.signals[row, 0], segment)[0, 1] > 0.95
     assert data.header.records[0]["subset"] == "test"
     assert f"resampled from {rate} to 360 Hz" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("rate", [128, 250, 1000])
+def test_detected_beats_find_their_partners_at_the_rate_of_the_record(work, rate):
+    """Partners are paired at the rate of the record; positions are at SAMPLING_RATE."""
+    peaks = np.cumsum(np.tile([300, 250, 310, 420, 280, 333], 10)) * rate // 360
+    samples = peaks[-1] + 2 * rate
+    Path("other").mkdir()
+    simulate.write_record("other", "p", simulate.pulse_ecg(peaks, samples, rate), rate)
+    simulate.write_marks("other", "p", np.delete(peaks, 7), ["N"] * (len(peaks) - 1))
+    data = run("other", DATA_DIR="other", R_PEAKS="detected")
+    np.testing.assert_allclose(data.metadata["sample"], peaks * 360 / rate, atol=2)
+    assert np.flatnonzero(data.labels).tolist() == [7] and data.labels[7] == 5
+    assert data.annotations["row"].tolist() == np.delete(np.arange(len(peaks)), 7).tolist()
 
 
 # ---- Classes and split ----
@@ -771,3 +801,29 @@ def test_load_dataset_refuses_a_missing_damaged_or_mixed_file(
         stage.load_dataset("mitbih")
     assert str(error.value).endswith("with: python preprocess_mitbih.py")
     assert "\n" not in str(error.value)
+
+@pytest.mark.parametrize("mode", ["annotated", "detected"])
+def test_a_record_without_a_beat_has_no_rows_and_is_no_error(pulses, mode):
+    simulate.write_record(MITBIH, "flat", np.zeros((7200, 2)), 360)
+    simulate.write_marks(MITBIH, "flat", [100], ["+"])
+    data = run(RECORDS=["flat", "p"], R_PEAKS=mode)
+    assert [record["name"] for record in data.header.records] == ["flat", "p"]
+    np.testing.assert_array_equal(data.metadata["sample"], pulses)
+    assert (data.metadata["record"] == 1).all()
+    assert data.annotations["row"].tolist() == [-1, *range(len(pulses))]
+
+
+def test_a_mark_on_the_last_sample_of_a_resampled_record_has_no_row(work):
+    peaks = np.arange(1000, 19_000, 1000)
+    Path("other").mkdir()
+    simulate.write_record("other", "p", simulate.pulse_ecg(peaks, 20_000, 1000), 1000)
+    simulate.write_marks("other", "p", [*peaks, 19_999], ["N"] * (len(peaks) + 1))
+    data = run("other", DATA_DIR="other")
+    assert data.annotations["row"].tolist() == [*range(len(peaks)), -1]
+
+
+def test_the_energy_of_a_long_flat_line_is_a_number():
+    """After a beat, a running sum of squares may come out below 0."""
+    ecg = simulate.pulse_ecg(np.array([100, 500, 800, 1200, 3500]), 3600, 360)
+    energy = stage.qrs_energy(ecg.T[:1], 360)
+    assert np.isfinite(energy).all()
