@@ -8,11 +8,9 @@ Takes   10 s on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
 A beat model scores a strip by its beats, a PTB-XL model by its crops. Between two databases of
-annotated beats, each beat is scored in its whole record. Nothing of the target chooses anything,
-unless FINE_TUNE_PATIENTS says so; then patients of its training side do.
+annotated beats, each beat is scored in its whole record. Nothing of the target chooses anything.
 """
 
-import copy
 from collections import Counter
 from functools import partial
 from types import SimpleNamespace
@@ -23,11 +21,7 @@ import torch
 from matplotlib.figure import Figure
 from scipy.special import expit
 from sklearn.calibration import CalibrationDisplay
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import RocCurveDisplay, roc_curve
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
-from torch import nn
 
 from model_evaluation import (
     area_under_curve,
@@ -62,6 +56,7 @@ from preprocess_mitbih import (
     check_choice,
     cut_beats,
     find_beats,
+    lead_name,
     load_dataset,
     new_files,
     qrs_energy,
@@ -74,9 +69,7 @@ PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
 TEST_DATASET = "ptbxl"          # target: "ptbxl", "mitbih", or NAME of another beat database
 MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
-# rows of the target
 WHOLE_TARGET = False            # True: test all of them; the model has seen none
-FINE_TUNE_PATIENTS = 0          # so many patients of its training side fit the last layer anew
 
 # The same condition in both databases: names of MIT-BIH's classes; annotation symbols, of which one
 # in a strip is enough; statement of PTB-XL; score of a strip from its beats or crops, "mean" for
@@ -89,7 +82,6 @@ CONDITIONS = {
     "paced": (["paced"], "/f", "PACE", "mean"),
 }
 NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}   # by class map
-SAME_LEAD = {"MLII": "II", "ECG1": "II"}   # other names of a lead
 
 
 # ---- Strips of both databases ----
@@ -111,9 +103,6 @@ def mitbih_strips(data, records):
         start = strip * length
         if record["name"] not in records or start + length > record["samples"]:
             continue
-        if record["leads"] != header.leads:
-            left_out[f"strips of record {record['name']} without {' '.join(header.leads)}"] += 1
-            continue
         first = ends[number] - record["samples"] + start
         signals.append(voltage[first:first + length].T)
         beats.append(inside["sample"].to_numpy() - start)
@@ -129,33 +118,27 @@ def mitbih_strips(data, records):
 
 
 def ptbxl_strips(data, folds):
-    """PTB-XL, folds -> its records as strips, labelled by superclasses and statements."""
+    """12-lead database, folds -> its pieces of 10 s, labelled by superclasses and statements."""
     header = data.header
     rows = np.flatnonzero(np.isin(data.metadata["fold"], folds))
     metadata = data.metadata[rows]
     superclasses = pd.DataFrame(metadata["superclasses"] == 1, columns=header.class_names)
-    has = pd.DataFrame(metadata["statements"] >= 0, columns=header.statement_names)
+    truth = pd.DataFrame(metadata["statements"] >= 0, columns=header.statement_names, dtype=float)
     only_normal = superclasses["NORM"] & (superclasses.sum(axis=1) == 1)
-    known = superclasses.any(axis=1)
-    truth = pd.DataFrame({"abnormal": (~only_normal).astype(float).where(known)})
+    known = superclasses.any(axis=1) | (data.name != "ptbxl") & truth.any(axis=1)
+    truth.insert(0, "abnormal", (~only_normal).astype(float).where(known))
     for name, (_, _, statement, _) in CONDITIONS.items():
-        truth[name] = has[statement].astype(float)
+        truth[name] = truth.get(statement, np.nan)
     place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
-    signals = data.signals[rows]
     return SimpleNamespace(
-        signals=signals, rate=header.sampling_rate, leads=header.leads,
-        beats=detect_beats(signals, header.sampling_rate), truth=truth, place=place,
-        notes=["beats: found in all leads"],
-        left_out=Counter({"records without a superclass": int(np.sum(~known))}))
+        signals=data.signals[rows], rate=header.sampling_rate, leads=header.leads, beats=None,
+        truth=truth, place=place, notes=["beats: found in all leads"],
+        left_out=Counter({"pieces without a label of normal or abnormal": int(np.sum(~known))}))
 
 
 def strips_of(data, members):
-    """Dataset, its records or folds -> strips. Stops if they are not both normal and abnormal."""
-    strips = ptbxl_strips(data, members) if data.is_ptbxl else mitbih_strips(data, members)
-    if strips.truth["abnormal"].nunique() < 2:
-        raise SystemExit(f"{data.name}: the {len(strips.truth)} strips of {members} are not both "
-                         "normal and abnormal. Preprocess the complete database")
-    return strips
+    """Dataset, its records or folds -> strips."""
+    return ptbxl_strips(data, members) if data.is_ptbxl else mitbih_strips(data, members)
 
 
 def detect_beats(signals, rate):
@@ -171,8 +154,8 @@ def detect_beats(signals, rate):
 
 def match_leads(available, wanted):
     """Lead names of the strips and of the model -> column for each of the model's, a sentence."""
-    names = [SAME_LEAD.get(name, name) for name in available]
-    sought = [SAME_LEAD.get(lead, lead) for lead in wanted]
+    names = list(map(lead_name, available))
+    sought = list(map(lead_name, wanted))
     if set(sought) <= set(names):
         columns = list(map(names.index, sought))
         found = ", ".join(available[column] for column in columns)
@@ -193,7 +176,8 @@ def inputs_of(checkpoint, strips):
     notes = [sentence, f"sampling rate: {strips.rate} to {rate} Hz"]
     if checkpoint.dataset == "ptbxl":
         return *crop_inputs(signals, rate, recipe), notes
-    beats = [peaks * signals.shape[2] // strips.signals.shape[2] for peaks in strips.beats]
+    beats = strips.beats or detect_beats(strips.signals, strips.rate)
+    beats = [peaks * signals.shape[2] // strips.signals.shape[2] for peaks in beats]
     return *strip_inputs(signals, beats, checkpoint), notes + strips.notes
 
 
@@ -238,12 +222,19 @@ def score_strips(checkpoint, net, outputs, strips):
     for name, (classes_of_beats, _, statement, score) in CONDITIONS.items():
         for output in {*classes_of_beats, statement} & set(outputs):
             scores[name] = odds[outputs.index(output)].agg(score)
+    for statement in outputs[classes:]:
+        if statement in strips.truth:
+            scores[statement] = odds[outputs.index(statement, classes)].mean()
     scores = pd.DataFrame(scores)
+    truth = strips.truth.loc[scores.index, scores.columns]
+    place = strips.place.loc[scores.index]
+    pieces = [place["record"], place["sample"]]   # of a 12-lead record, which has the largest score
     without_beat = Counter({"strips without a beat": len(strips.truth) - len(scores)})
     return SimpleNamespace(
-        truth=strips.truth.loc[scores.index, scores.columns], scores=scores, notes=notes,
-        place=strips.place.loc[scores.index], left_out=strips.left_out + without_beat,
-        strips=strips)
+        truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
+        scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
+        place=place.drop_duplicates(["record", "sample"], ignore_index=True),
+        notes=notes, left_out=strips.left_out + without_beat)
 
 
 def beat_logits(checkpoint, net, data, rows):
@@ -289,35 +280,6 @@ def score_beats(checkpoint, net, outputs, data, records):
             "patient": data.patient[scored.rows]}))
 
 
-def fine_tune(checkpoint, net, strips, result):
-    """Fits the last layer to strips of FINE_TUNE_PATIENTS of the target, and scores it anew."""
-    patients = np.setdiff1d(strips.place["patient"], result.place["patient"])   # 201 is 202, too
-    patients = np.random.default_rng(0).permutation(patients)[:FINE_TUNE_PATIENTS]
-    known = strips.place["patient"].isin(patients) & strips.truth["abnormal"].notna()
-    body = copy.deepcopy(net)
-    body.head[-1] = nn.Identity()
-
-    def hidden(strips):
-        """Strips -> (strips, 128) mean of the last hidden layer."""
-        inputs, number, _ = inputs_of(checkpoint, strips)
-        values = predict(body, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
-        return pd.DataFrame(values.double().numpy()).groupby(number).mean()
-    labelled = SimpleNamespace(**vars(strips) | {
-        "signals": strips.signals[known],
-        "beats": [strips.beats[row] for row in np.flatnonzero(known)]})
-    values = hidden(labelled)
-    truth = strips.truth["abnormal"][known].to_numpy()[values.index]
-    if len(np.unique(truth)) < 2:
-        raise SystemExit(f"the {FINE_TUNE_PATIENTS} patients of FINE_TUNE_PATIENTS are all normal "
-                         "or all abnormal: take more")
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=0.01, max_iter=1000))
-    model.fit(values, truth)
-    result.scores["abnormal"] = model.decision_function(hidden(result.strips))
-    result.probability = expit(result.scores["abnormal"].to_numpy())
-    result.threshold = 0.5
-    result.notes.append(f"last layer fitted to {len(truth):,} strips of {len(patients)} patients")
-
-
 # ---- Figures ----
 
 def decide(results, validation):
@@ -326,6 +288,9 @@ def decide(results, validation):
     Platt's scaling; the threshold has the best balanced accuracy.
     """
     truth = validation.truth["abnormal"].dropna()
+    if truth.nunique() < 2:
+        raise SystemExit("the validation strips are not both normal and abnormal. Preprocess the "
+                         "complete database")
     score = validation.scores["abnormal"][truth.index].to_numpy()
     slope, intercept = platt_scaling(score, truth)
     false_positive, true_positive, cuts = roc_curve(truth, expit(slope * score + intercept))
@@ -377,15 +342,17 @@ def cross_tables(results):
 
 def plot_report(results, tables, title, path):
     """Dict of side -> result, tables -> PNG: ROC curve, calibration, AUC of the conditions."""
-    figure = Figure(figsize=(13, 4.4), layout="constrained")
-    roc, calibration, conditions = figure.subplots(1, 3)
     names = tables["cross-domain"].filter(like="AUC", axis=0).index
+    figure = Figure(figsize=(13, 4 + len(names) / 10), layout="constrained")
+    roc, calibration, conditions = figure.subplots(1, 3)
     for (side, result), color in zip(results.items(), ("0.6", "black")):
         known = result.truth["abnormal"].notna()
         answers = (result.truth["abnormal"][known], result.probability[known])
-        RocCurveDisplay.from_predictions(*answers, ax=roc, name=side, curve_kwargs={"color": color})
-        CalibrationDisplay.from_predictions(
-            *answers, n_bins=10, ax=calibration, name=side, color=color)
+        if answers[0].nunique() == 2:
+            RocCurveDisplay.from_predictions(
+                *answers, ax=roc, name=side, curve_kwargs={"color": color})
+            CalibrationDisplay.from_predictions(
+                *answers, n_bins=10, ax=calibration, name=side, color=color)
         auc = tables[side].filter(like="AUC", axis=0)
         height = names.get_indexer(auc.index) + (side == "cross-domain") / 5
         conditions.hlines(height, auc["low"], auc["high"], color=color)
@@ -395,7 +362,6 @@ def plot_report(results, tables, title, path):
     conditions.set(xlabel="AUC against the rest, 95% interval", yticks=range(len(names)),
                    yticklabels=names)
     conditions.invert_yaxis()
-    conditions.legend()
     save_figure(figure, title, path)
 
 
@@ -496,24 +462,21 @@ def compare(checkpoint, net, source, target):
         trained = source.labels[split_rows(source, checkpoint.recipe)["train"]]
         outputs = [name if k in trained else None for k, name in enumerate(outputs)]
     by_beat = not source.is_ptbxl and not target.is_ptbxl
-    if FINE_TUNE_PATIENTS and (by_beat or WHOLE_TARGET or FINE_TUNE_PATIENTS < 0):
-        raise SystemExit(f"FINE_TUNE_PATIENTS = {FINE_TUNE_PATIENTS}: expected 0 or more, PTB-XL "
-                         "on one side, and WHOLE_TARGET = False")
-
     def score(data, members):
         if by_beat:
             return score_beats(checkpoint, net, outputs, data, members)
         return score_strips(checkpoint, net, outputs, strips_of(data, members))
-    target_sides = choose_sides(target, "inter_patient")
-    members = target_sides["test"]
+    members = choose_sides(target, "inter_patient")["test"]
     if WHOLE_TARGET:
         members = sum(choose_sides(target, "all").values(), [])
     results = {"in-domain": score(source, sides["test"])} if sides["test"] else {}
     results["cross-domain"] = score(target, members)
     decide(results, score(source, sides["validation"]))
-    if FINE_TUNE_PATIENTS:
-        strips = strips_of(target, target_sides["train"])
-        fine_tune(checkpoint, net, strips, results["cross-domain"])
+    asked = (results["cross-domain"].truth == 1).any()
+    if asked.any():   # else there are no labels
+        for result in results.values():
+            result.truth = result.truth.filter(asked.index[asked | (asked.index == "abnormal")])
+            result.scores = result.scores.filter(result.truth.columns)
     return results
 
 
@@ -537,6 +500,11 @@ def main():
         annotate(checkpoint, net, target, title, name)
         return
     results = compare(checkpoint, net, source, target)
+    if not (results["cross-domain"].truth == 1).any(axis=None):
+        with new_files(f"{name}_cross.csv") as [path]:
+            scores_table(results).to_csv(path, index=False)
+        print(f"{target.name} has no positive labels: nothing was scored. Wrote {name}_cross.csv")
+        return
     tables = cross_tables(results)
     away = results["cross-domain"]
     if hasattr(away, "scored"):

@@ -444,7 +444,6 @@ def plot_confusion(scored, path):
         display_labels=scored.names,
         normalize="true",
         values_format=".1%",
-        cmap="Blues",
         ax=figure.subplots())
     display.ax_.set(xlabel="most probable class", ylabel="true class")
     save_figure(figure, scored.title, path)
@@ -552,19 +551,14 @@ def plot_averages(scored, classes, attribution, deletion, path):
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     if scored.data.is_ptbxl:
-        columns = scored.recipe.leads
-        mean = attribution.mean(axis=2)
+        mean = pd.DataFrame(attribution.mean(axis=2), columns=scored.recipe.leads)
     else:
-        mean = attribution.mean(axis=1)
-        samples = mean.shape[1]
-        columns = (np.arange(samples) - samples // 2) / scored.data.header.sampling_rate
+        mean = pd.DataFrame(attribution.mean(axis=1))
+        mean.columns = (mean.columns - len(mean.columns) // 2) / scored.data.header.sampling_rate
         left.set_xlabel("time from the R peak (s)")
-    mean = pd.DataFrame(mean, columns=columns).groupby(classes).mean()
-    mean = mean.div(mean.max(axis=1), axis=0)
-    names = [scored.names[k] for k in mean.index]
-    image = left.pcolormesh(
-        columns, names, mean, cmap="YlGnBu", vmin=0, shading="nearest")
-    figure.colorbar(image, ax=left, label="mean attribution (largest: 1)")
+    mean = mean.groupby(np.array(scored.names)[classes]).mean()
+    mean.div(mean.max(axis=1), axis=0).T.plot(
+        ax=left, ylabel="mean attribution (largest: 1)")
     deletion.plot(
         ax=right,
         style=["-", "-", "--", "--"],
@@ -573,7 +567,7 @@ def plot_averages(scored, classes, attribution, deletion, path):
         xlabel="part of the time deleted",
         ylabel="mean probability of the class",
         ylim=(0, 1))
-    right.set_title("deletion test: black below grey is better", fontsize=9)
+    right.set_title("deletion test: black below grey is better")
     save_figure(figure, scored.title, path)
 
 
@@ -649,7 +643,7 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
     plot_ecgs(scored, rows[examples], attribution[examples], METHODS[0], explanation)
     plot_averages(scored, classes, attribution, deletion, averages)
     error = np.abs(scored.truth - scored.probability).max(axis=1)
-    worst = np.argsort(-error, kind="stable")[:4 if scored.data.is_ptbxl else 15]
+    worst = np.argsort(-error)[:4 if scored.data.is_ptbxl else 15]
     plot_ecgs(scored, worst, np.zeros((len(worst), 1, 1)), "The largest errors", mistakes)
 
 

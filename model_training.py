@@ -32,14 +32,12 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import check_choice, load_dataset, new_files
+from preprocess_mitbih import as_names, check_choice, load_dataset, new_files
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 RECIPE = "home"           # "home": for records of the same database, or "transfer": of the other
-TASK = "multilabel"       # PTB-XL: "multilabel" (five superclasses, as in the benchmark), or
-                          # "multiclass" (records with exactly one). MIT-BIH is always multiclass
 LEADS = "all"             # "all" leads of the .npy file, or names: ["II", "V1"]
 
 # split
@@ -115,10 +113,10 @@ def choose_sides(data, split):
         side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test"}
     else:
         subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
-        excluded = list(map(str, EXCLUDED_RECORDS))
+        excluded = as_names(EXCLUDED_RECORDS) if EXCLUDED_RECORDS else []
         side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records
                    if record["name"] not in excluded}
-        for name in map(str, VALIDATION_RECORDS if data.name == "mitbih" else []):
+        for name in as_names(VALIDATION_RECORDS) if data.name == "mitbih" else []:
             if side_of.get(name, "train") != "train":
                 raise SystemExit(f"VALIDATION_RECORDS: {name} is no record of DS1")
             if name in side_of:
@@ -136,8 +134,6 @@ def split_rows(data, recipe):
     recipe.sides has the records or folds of each side; a random split follows recipe.seed.
     """
     has_label = data.labels >= 0
-    if data.is_ptbxl and recipe.task == "multiclass":
-        has_label = data.metadata["superclasses"].sum(axis=1) == 1
     member = data.metadata["fold"] if data.is_ptbxl else data.record
     rows = {side: np.flatnonzero(np.isin(member, members))
             for side, members in recipe.sides.items()}
@@ -267,10 +263,11 @@ def template_distance(signals, rate):
 def rr_intervals(sample, rate):
     """(k,) positions of a record's beats -> (k, 20) s: the ten RR intervals before and after each.
 
-    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record.
+    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record; others
+    are limited to 0.1 and 5 s.
     """
     edge = np.full(10, np.nan)
-    intervals = np.concatenate([edge, np.diff(sample) / rate, edge])
+    intervals = np.concatenate([edge, (np.diff(sample) / rate).clip(0.1, 5), edge])
     return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(sample)]
 
 
@@ -285,7 +282,7 @@ def rhythm_features(rr):
     """
     known = rr[np.isfinite(rr)]
     median = np.median(known) if len(known) else 1.0
-    rr = np.where(np.isfinite(rr), rr, median).clip(0.1, 5)
+    rr = np.where(np.isfinite(rr), rr, median)
     before = rr[:, :9]
     previous = rr[:, 9]
     following = rr[:, 10]
@@ -799,13 +796,11 @@ def choose_recipe(data):
     settings = RECIPES[DATASET] | (TRANSFER[DATASET] if RECIPE == "transfer" else {})
     recipe = SimpleNamespace(**settings, split=SPLIT, seed=SEED)
     recipe.sides = choose_sides(data, SPLIT)
-    recipe.task = TASK if data.is_ptbxl else "multiclass"
+    recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
     recipe.learning_rate = recipe.learning_rate[MODEL]
     recipe.template_distance = MODEL in recipe.template_distance
-    recipe.leads = LEADS.split() if isinstance(LEADS, str) else list(LEADS)
-    if LEADS == "all":
-        recipe.leads = data.header.leads
-    if not recipe.leads or not set(recipe.leads) <= set(data.header.leads):
+    recipe.leads = data.header.leads if LEADS == "all" else as_names(LEADS)
+    if not set(recipe.leads) <= set(data.header.leads):
         raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.header.leads}")
     rate = data.header.sampling_rate
     recipe.crop = round(recipe.crop_seconds * rate)
@@ -835,7 +830,6 @@ def main():
     check_choice("DATASET", DATASET, RECIPES)
     check_choice("MODEL", MODEL, MODELS)
     check_choice("RECIPE", RECIPE, ["home", "transfer"])
-    check_choice("TASK", TASK, ["multilabel", "multiclass"])
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
     check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
     device = start_processes()

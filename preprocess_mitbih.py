@@ -21,7 +21,7 @@ import json
 import os
 import platform
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from fractions import Fraction
@@ -104,6 +104,7 @@ ANNOTATION_FIELDS = [
     ("label", "i1"),     # of a beat: index into class_names, -1: none
     ("row", "<i4"),      # of a beat: its row in the other arrays, -1: missed
 ]
+MILLIVOLTS = {"mv": 1.0, "uv": 0.001, "v": 1000.0}   # of the units that headers have
 MARGIN = 10   # s read beyond both ends of an hour of a long record, so that no beat is cut
 
 
@@ -113,16 +114,21 @@ class LeadAbsent(ValueError):
     """The record lacks a chosen lead, and LEAD_ABSENT leaves it out."""
 
 
+def database():
+    """DATA_DIR -> its path."""
+    return Path(DATA_DIR).expanduser()
+
+
 def record_names():
     """RECORDS -> list of record names."""
     if RECORDS != "all":
-        return list(dict.fromkeys(map(str, RECORDS)))
-    folder = Path(DATA_DIR)
-    if (folder / "RECORDS").is_file():
-        return (folder / "RECORDS").read_text(errors="replace").split()
-    names = sorted(path.stem for path in folder.glob("*.hea"))
+        return list(dict.fromkeys(as_names(RECORDS)))
+    listing = database() / "RECORDS"
+    if listing.is_file():
+        return listing.read_text(errors="replace").split()
+    names = sorted(path.stem for path in database().glob("*.hea"))
     if not names:
-        raise SystemExit(f"{folder / 'RECORDS'} is not in {Path.cwd()}, nor any .hea file. Put the "
+        raise SystemExit(f"{listing} is not in {Path.cwd()}, nor any .hea file. Put the "
                          "database there, set DOWNLOAD = True, or see the scripts run on simulated "
                          "data: python tests/demo.py")
     return names
@@ -130,12 +136,14 @@ def record_names():
 
 def choose_leads(names):
     """Lead names of a record -> the columns of LEADS, or of those that stand in for them."""
-    absent = [lead for lead in LEADS if lead not in names]
+    wanted = as_names(LEADS)
+    known = [lead_name(name) for name in names]
+    absent = [lead for lead in wanted if lead_name(lead) not in known]
     if not absent:
-        return [names.index(lead) for lead in LEADS]
-    if LEAD_ABSENT == "skip" or len(names) < len(LEADS):
+        return [known.index(lead_name(lead)) for lead in wanted]
+    if LEAD_ABSENT == "skip" or len(names) < len(wanted):
         raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(names)}")
-    return list(range(len(LEADS)))
+    return list(range(len(wanted)))
 
 
 def read_annotations(path, header):
@@ -159,27 +167,34 @@ def read_annotations(path, header):
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"the annotation file is damaged ({error})") from error
     table = np.zeros(len(annotation.sample), ANNOTATION_FIELDS)
-    table["sample"] = annotation.sample
+    table["sample"] = np.round(annotation.sample * (header.fs / (annotation.fs or header.fs)))
     table["symbol"] = annotation.symbol
     table["aux"] = [note.strip("\0") for note in annotation.aux_note]
     table["label"] = symbol_labels(table["symbol"], CLASS_MAPS[CLASS_MAP])
     sample = table["sample"]
-    ordered = len(sample) and sample[0] >= 0 and np.all(np.diff(sample) >= 0)
-    if not ordered or sample[-1] >= header.sig_len:
-        raise ValueError(f"the annotations are not in time order within {header.sig_len} samples")
+    if not is_beat(table).any():
+        raise ValueError("its annotations mark no beat")
+    if sample[0] < 0 or np.any(np.diff(sample) < 0) or sample[-1] > header.sig_len + header.fs:
+        raise ValueError("its annotations are not in time order within the record")
     return table
 
 
 def read_header(path):
-    """WFDB record -> its wfdb.Record without signals. ValueError if it is damaged."""
+    """WFDB record -> its header: wfdb.Record, or wfdb.MultiRecord if it has several segments.
+
+    Raises ValueError with one sentence if it is damaged.
+    """
     try:
         header = wfdb.rdheader(str(path))
-        header.checksum = np.array([header.sig_len, *header.checksum], int)[1:]   # none is absent
+        start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1, physical=False)
+        header.sig_len = header.sig_len or start.sig_len
+        header.units = start.units   # of all segments
+        header.sig_name = [str(name) for name in start.sig_name]   # None: a lead without a name
+        header.skewed = any(getattr(header, "skew", []))
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
-        raise ValueError(f"the header is missing or damaged ({error})") from error
-    if set(header.units) != {"mV"}:
-        raise ValueError(f"units {', '.join(header.units)}: expected mV")
-    header.sig_name = [str(name) for name in header.sig_name]   # None for a lead without a name
+        raise ValueError(f"its header or signal file is missing or damaged ({error})") from error
+    if not 50 <= header.fs <= 10000:
+        raise ValueError(f"sampled at {header.fs} Hz: expected a rate from 50 to 10,000 Hz")
     header.simulated = any("simulated" in comment for comment in header.comments)
     return header
 
@@ -190,6 +205,9 @@ def read_signals(path, header, columns):
     Each time: start and stop (samples), and (leads, samples) float64 mV with MARGIN more on both
     sides. Raises ValueError if samples are invalid or contradict the header's checksums.
     """
+    units = [header.units[column].lower() for column in columns]
+    if not set(units) <= set(MILLIVOLTS):
+        raise ValueError(f"units {', '.join(units)}: expected mV, uV or V")
     hour = round(3600 * header.fs)
     margin = round(MARGIN * header.fs)
     total = 0
@@ -197,36 +215,29 @@ def read_signals(path, header, columns):
         stop = min(start + hour, header.sig_len)
         first = max(0, start - margin)
         try:
-            record = wfdb.rdrecord(str(path), sampfrom=first, physical=False,
-                                   sampto=min(stop + margin, header.sig_len))
+            last = stop + margin if stop + margin < header.sig_len else None   # None: to the end
+            record = wfdb.rdrecord(str(path), sampfrom=first, sampto=last, physical=False)
             total = total + record.d_signal[start - first:stop - first].sum(axis=0)
-            signals = record.dac()[:, columns].T
+            signals = record.dac()[:, columns] * [MILLIVOLTS[unit] for unit in units]
         except Exception as error:   # wfdb raises errors of many kinds on damaged files
-            raise ValueError("the header or the signal file is missing or damaged, or they do "
-                             f"not fit together ({error})") from error
+            raise ValueError(f"its signal file is damaged or does not fit ({error})") from error
+        if header.skewed:   # a lead that is moved ends too early
+            signals = pd.DataFrame(signals).ffill().to_numpy()
         invalid = np.isnan(signals).sum()
         if invalid:
-            raise ValueError(f"{invalid} samples of its leads are invalid (NaN)")
-        yield start, stop, signals
-    if np.any((total - header.checksum) % 65536):
+            raise ValueError(f"samples of its chosen leads are invalid ({invalid} NaN)")
+        yield start, stop, signals.T
+    sums = getattr(header, "checksum", [None])   # none of several segments
+    if None in sums or header.skewed or max(header.samps_per_frame) > 1:
+        return
+    if np.any((total - np.array(sums, int))[columns] % 65536):
         raise ValueError("the samples contradict the checksums in the header")
-
-
-def check_header(header, **expected):
-    """Raises ValueError if a header field differs from what the whole database has."""
-    for field, value in expected.items():
-        values = np.unique(getattr(header, field))
-        if not np.array_equal(values, [value]):
-            raise ValueError(f"its header says {field} = {' '.join(map(str, values))}, "
-                             f"but all records of this database have {value}")
 
 
 def resample(signals, rate, target_rate):
     """(..., samples) at `rate` Hz -> the same seconds at `target_rate` Hz, without aliasing."""
     if rate == target_rate:
         return signals
-    if not 50 <= rate <= 10000:
-        raise ValueError(f"sampled at {rate} Hz: expected a rate from 50 to 10,000 Hz")
     ratio = Fraction(target_rate) / Fraction(rate).limit_denominator(100)
     ratio = ratio.limit_denominator(1000)
     return resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="edge")
@@ -348,10 +359,8 @@ def cut_record(name, signals_file, records_file):
     of those that were written; the others are too near to the ends of the record.
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
-    path = Path(DATA_DIR, name)
+    path = database() / name
     header = read_header(path)
-    if NAME == "mitbih":
-        check_header(header, fs=360, adc_gain=200, baseline=1024)
     columns = choose_leads(header.sig_name)
     annotations = read_annotations(path, header)
     scale = SAMPLING_RATE / header.fs
@@ -439,13 +448,22 @@ def cut_records(names, signals_file, records_file):
 
 
 def describe(name, header, samples):
-    """Name and wfdb header of a record, its samples here -> its line in the dataset's header."""
-    subsets = [subset for subset, names in SUBSETS.items() if name in names.split()]
-    is_mitbih = NAME == "mitbih"
+    """Name and header of a record, its samples here -> its line in the dataset's header.
+
+    A record that was made of one of MIT-BIH, such as 118e06, has that one's patient.
+    """
+    subset_of = {name: subset for subset, names in SUBSETS.items() for name in names.split()}
+    text = " ".join([name, *header.comments])
+    originals = re.findall(r"(?<!\d)\d{3}(?!\d)", name) + re.findall(r"record (\d{3})\b", text)
+    originals = [original for original in originals if original in subset_of]
+    numbers = re.findall(r"patient\W*(\d+)", text)
+    patient = f"patient {numbers[0]}" if numbers else name
+    if originals:
+        patient = SAME_PATIENT.get(originals[0], originals[0])
     return {
         "name": name,
-        "patient": SAME_PATIENT.get(name, name) if is_mitbih else name,
-        "subset": subsets[0] if subsets and is_mitbih else "test",
+        "patient": patient,
+        "subset": subset_of.get(name, "test") if NAME == "mitbih" else "test",
         "leads": header.leads,
         "samples": samples,
         "rate": header.fs,
@@ -463,7 +481,7 @@ def count_left_out(left_out, header, written, annotations, label):
         "annotated beats that were not detected": np.sum(missed) if is_detected() else 0,
         "beats without a label": np.sum(written & (label < 0)),
         f"record {header.record_name}: {' '.join(header.leads)} stands in for the leads":
-            int(header.leads != list(LEADS)),
+            int(list(map(lead_name, header.leads)) != list(map(lead_name, as_names(LEADS)))),
         f"records resampled from {header.fs:g} to {SAMPLING_RATE} Hz":
             int(header.fs != SAMPLING_RATE),
     })
@@ -516,17 +534,22 @@ def main():
     check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
     check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
-    if isinstance(LEADS, str) or not LEADS:
-        raise SystemExit(f'LEADS = {LEADS!r}: expected a list of lead names, such as ["MLII"]')
+    leads = as_names(LEADS)
+    if NAME == "ptbxl" or not isinstance(SAMPLING_RATE, int):
+        raise SystemExit(f"NAME = {NAME!r}, SAMPLING_RATE = {SAMPLING_RATE!r}: expected another "
+                         "name than ptbxl, and a whole number of Hz")
     if DOWNLOAD and NAME in DATABASES:
-        download(DATA_DIR, BASE_URL + DATABASES[NAME], "*.hea", lambda name: True)
+        download(database(), BASE_URL + DATABASES[NAME], "*.hea", lambda name: True)
     parts = ["signals", "records", "labels", "metadata", "annotations", "header"]
     with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
-        lead_axis = (len(LEADS),) if len(LEADS) > 1 else ()
+        lead_axis = (len(leads),) if len(leads) > 1 else ()
         with (closing(RowWriter(paths[0], (*lead_axis, SEGMENT))) as signals_file,
               closing(RowWriter(paths[1], lead_axis)) as records_file):
             labels, beats, annotations, records, left_out = cut_records(
                 record_names(), signals_file, records_file)
+        if not len(labels):
+            raise SystemExit(f"no beat of the {len(records)} records fills a segment of "
+                             f"{SEGMENT} samples: {'; '.join(left_out)}")
         verdict = check_published(annotations, records)
         simulated = any(record["simulated"] for record in records)
         for path, array in zip(paths[2:], (labels, beats, annotations)):
@@ -534,7 +557,7 @@ def main():
         save_header(dict(zip(parts, paths)), {
             "class_map": CLASS_MAP, "class_names": class_names(),
             "symbols": [symbols[0] for symbols in CLASS_MAPS[CLASS_MAP].values()],
-            "leads": LEADS, "sampling_rate": SAMPLING_RATE,
+            "leads": leads, "sampling_rate": SAMPLING_RATE,
             "annotator": ANNOTATOR, "r_peaks": "detected" if is_detected() else "annotated",
             "records": records, "simulated": simulated})
 
@@ -547,25 +570,40 @@ def main():
 
 def check_choice(name, value, allowed):
     """Stops the run with one sentence if a constant has none of its allowed values."""
-    if value not in allowed:
+    if value not in allowed or isinstance(value, float):
         raise SystemExit(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}")
+
+
+def as_names(value):
+    """A constant that takes names: "II V1", ["II", "V1"], ("100",) or 100 -> list of str."""
+    names = value.split() if isinstance(value, str) else np.ravel(value).tolist()
+    if not names or None in names:
+        raise SystemExit(f'{value!r} has no names: expected a list of them, such as ["II", "V1"]')
+    return list(map(str, names))
+
+
+def lead_name(name):
+    """Name of a lead in a header -> its usual one: "MLII", "ECG II", "ii" -> "II"."""
+    name = re.sub(r"^(ECG|LEAD|ML)[ _-]*", "", name.strip().upper())
+    return "II" if name == "1" else name   # ECG1 of SVDB
 
 
 def usable_records(names, read, bad_records, left_out):
     """Yields row and read(name) of each record; a damaged one stops the run or is counted."""
-    count = 0
+    skipped = defaultdict(list)
     for row, name in enumerate(tqdm(names, desc="records", unit="record", disable=None)):
         try:
             record = read(name)
         except ValueError as error:
             if bad_records == "stop" and not isinstance(error, LeadAbsent):
-                raise SystemExit(f"record {name}: {error}. Fetch it again, "
+                raise SystemExit(f"record {name}: {error}. Mend or replace it, "
                                  'or set BAD_RECORDS = "skip" to go on without it') from error
-            left_out[f"record {name}: {error}"] += 1
+            skipped[str(error).split(" (")[0]].append(name)
         else:
-            count += 1
             yield row, record
-    if not count:
+    for reason, records in skipped.items():
+        left_out[f"records, {' '.join(records[:3])} ...: {reason}"] = len(records)
+    if sum(map(len, skipped.values())) == len(names):
         raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(left_out)[:300]}")
 
 
@@ -658,14 +696,14 @@ def load_dataset(name):
     signals (n, leads, samples) float32 mV, a memory map; labels (n,) int64, -1: none; metadata
     (n,) structured; record, patient (n,) names; header; is_ptbxl. MIT-BIH: records.
     """
-    is_ptbxl = name == "ptbxl"
-    script = "preprocess_ptbxl.py" if is_ptbxl else "preprocess_mitbih.py"
+    script = "preprocess_ptbxl.py" if name == "ptbxl" else "preprocess_mitbih.py"
     make = f"Make all {name}_*.npy files with: python {script}"
     try:
         text, digest = np.load(f"{name}_header.npy", allow_pickle=False).tolist()
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise ValueError(f"{name}_header.npy has a wrong checksum")
         header = SimpleNamespace(**json.loads(text))
+        is_ptbxl = header.class_map == "superclasses"
         data = SimpleNamespace(name=name, is_ptbxl=is_ptbxl, header=header)
         for part, expected in header.sha256.items():
             path = f"{name}_{part}.npy"
@@ -681,7 +719,7 @@ def load_dataset(name):
     if data.signals.ndim == 2:
         data.signals = data.signals[:, None]
     if is_ptbxl:
-        data.record = data.metadata["ecg_id"].astype(str)
+        data.record = data.metadata["record"]
         data.patient = data.metadata["patient"]
     else:
         records = pd.DataFrame(header.records)

@@ -4,7 +4,7 @@ Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of 
         fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
 Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the order of LEADS
         ptbxl_labels.npy     (n,) int64: one superclass a record, -1 for a record with none
-        ptbxl_metadata.npy   (n,) structured: ecg_id, patient, fold, age, sex,
+        ptbxl_metadata.npy   (n,) structured: record, patient, fold, age, sex,
                              superclasses (5,) int8 zeros and ones,
                              statements (71,) int8 likelihoods of all SCP statements
         ptbxl_header.npy     JSON text: class names, statement names, leads, sampling rate,
@@ -16,6 +16,7 @@ Scientific Data 7:154, 2020.
 """
 
 import ast
+import re
 from collections import Counter
 from contextlib import closing
 from pathlib import Path
@@ -26,20 +27,23 @@ import pandas as pd
 from preprocess_mitbih import (
     RowWriter,
     check_choice,
-    check_header,
     download,
+    lead_name,
     new_files,
     print_notes,
     read_header,
     read_signals,
+    resample,
     save_array,
     save_header,
     usable_records,
 )
 
 # data
+NAME = "ptbxl"            # prefix of the files written; another 12-lead database: all for testing
 DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 SAMPLING_RATE = 100       # Hz: 100 (1 GB of signals) or 500 (5.2 GB)
+LABELS = "csv"            # "csv": PTB-XL's two files, or "header": as in the CinC Challenges
 BAD_RECORDS = "stop"      # at a damaged record "stop" the run, or "skip" the record and count it
 
 # download
@@ -48,29 +52,69 @@ BASE_URL = "https://physionet-open.s3.amazonaws.com/"   # or "https://physionet.
 
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SUPERCLASSES = ["NORM", "MI", "STTC", "CD", "HYP"]
+# Statement, SNOMED CT codes of the CinC Challenges that name the same, and abbreviations that stand
+# for them in public copies.
+SNOMED = """
+SR       426783006 Normal NSR SNR
+SBRAD    426177001 SB
+STACH    427084000 STach
+SARRH    427393009 SA
+AFIB     164889003 AF
+AFLT     164890007 AFL
+SVTAC    426761007 713422000 SVT
+PSVT     67198005
+PAC      284470004 63593006 PAC SVPB
+PVC      427172004 17338001 164884008 PVC VPB
+BIGU     11157007
+TRIGU    251180001
+PACE     10370003
+CLBBB    164909002 733534002 LBBB CLBBB
+CRBBB    59118001 713427006 RBBB CRBBB
+ILBBB    251120003
+IRBBB    713426002 IRBBB
+IVCD     698252002
+LAFB     445118002 LAnFB
+LPFB     445211001
+1AVB     270492004 IAVB I-AVB
+2AVB     195042002 54016002 426183003
+3AVB     27885002
+WPW      74390002
+LVOLT    251146004 LQRSV
+LVH      164873001 LVH
+RVH      89792004
+LAO/LAE  67741000119109 446813000
+RAO/RAE  446358003
+LNGQT    111975006 LQT
+LPR      164947007 LPR
+QWAVE    164917005 QAb
+TAB_     164934002 TAb
+INVT     59931005 TInv
+STE_     164931005 STE
+STD_     429622005 STD
+"""
 TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones is the label
 
 
 # ---- Signals ----
 
 def read_record(name):
-    """WFDB record -> (12, samples) float32 mV and whether it is simulated.
+    """WFDB record -> (k, 12, samples) float32 mV, its pieces of 10 s, and whether it is simulated.
 
     wfdb spends fifty times longer on the header than on the samples. PTB-XL's headers have one
     form: if the header written for these samples equals the file to the letter, then format,
     gain, leads, length and checksums are right. Any other record is read by wfdb.
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
-    path = Path(DATA_DIR, name)
+    path = Path(DATA_DIR).expanduser() / name
     try:
-        adc = np.frombuffer(path.with_suffix(".dat").read_bytes(), "<i2")
-        header = path.with_suffix(".hea").read_text(encoding="utf-8", errors="replace")
-    except (OSError, ValueError):   # missing, or an odd number of bytes
+        adc = np.fromfile(f"{path}.dat", "<i2")
+        header = Path(f"{path}.hea").read_text(errors="replace")
+    except OSError:
         return read_any_form(path)
     valid = len(adc) == 120 * SAMPLING_RATE and adc.min() > -32768   # marks an invalid sample
     if not valid or header != usual_header(path.name, adc.reshape(-1, 12)):
         return read_any_form(path)
-    return (adc.reshape(-1, 12).T / 1000.0).astype(np.float32), False
+    return (adc.reshape(-1, 12).T[None] / 1000.0).astype(np.float32), False
 
 
 def usual_header(name, adc):
@@ -83,37 +127,39 @@ def usual_header(name, adc):
 
 
 def read_any_form(path):
-    """The same for a header of any form; the leads are put in order by their names."""
+    """The same for a record of any form, rate and length; the last pieces may overlap."""
     header = read_header(path)
-    check_header(header, adc_gain=1000, baseline=0, fs=SAMPLING_RATE,
-                 sig_len=10 * SAMPLING_RATE)
-    names = [name.upper() for name in header.sig_name]
-    if sorted(names) != sorted(LEADS):
-        raise ValueError(f"leads {', '.join(names)}: expected {', '.join(LEADS)}")
+    names = list(map(lead_name, header.sig_name))
+    if not set(LEADS) <= set(names):
+        raise ValueError(f"it lacks some of the 12 leads ({', '.join(names)})")
     columns = [names.index(lead) for lead in LEADS]
     [(*_, signals)] = read_signals(path, header, columns)   # in one piece
-    return signals.astype(np.float32), header.simulated
+    signals = resample(signals, header.fs, SAMPLING_RATE).astype(np.float32)
+    length = 10 * SAMPLING_RATE
+    last = signals.shape[1] - length
+    if last < 0:
+        raise ValueError("it is shorter than 10 s")
+    starts = np.unique([*range(0, last + 1, length), last])
+    return np.stack([signals[:, start:start + length] for start in starts]), header.simulated
 
 
-def write_signals(table, path, left_out):
-    """Writes the signals of all records of the table -> mask of the rows written, simulated."""
-    names = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
-    kept = np.zeros(len(table), bool)
+def write_signals(names, path, left_out):
+    """Writes the signals of all records -> list with the record's number of each row, simulated."""
+    rows = []
     simulated = False
     with closing(RowWriter(path, (len(LEADS), 10 * SAMPLING_RATE))) as signals_file:
-        for row, record in usable_records(names, read_record, BAD_RECORDS, left_out):
-            signals, marked = record
-            signals_file.append(signals[None])
-            kept[row] = True
+        for row, (pieces, marked) in usable_records(names, read_record, BAD_RECORDS, left_out):
+            signals_file.append(pieces)
+            rows.extend([row] * len(pieces))
             simulated |= marked
-    return kept, simulated
+    return rows, simulated
 
 
 # ---- Labels ----
 
 def read_table(name, columns, index):
     """CSV file of DATA_DIR -> pandas table sorted by its index, with at least these columns."""
-    path = Path(DATA_DIR, name)
+    path = Path(DATA_DIR).expanduser() / name
     try:
         table = pd.read_csv(path, index_col=index).sort_index()
     except FileNotFoundError:
@@ -167,38 +213,72 @@ def single_labels(likelihoods):
     return np.where(likelihoods.max(axis=1) < 0, -1, labels).astype(np.int64)
 
 
-def read_metadata():
-    """The two CSV files -> table of records, metadata, labels, statement names, unknown codes."""
+def read_csv_files():
+    """PTB-XL's two files -> tables of the records and of the statements."""
     table = read_table("ptbxl_database.csv", ["patient_id", "age", "sex", "scp_codes", "strat_fold",
                                               "filename_lr", "filename_hr"], "ecg_id")
     scp = read_table("scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
-    for column in ("patient_id", "age", "sex", "strat_fold"):
+    for column in ("patient_id", "strat_fold"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
-    valid = (
-        table.index.is_unique and table.index.inferred_type == "integer"
-        and table["strat_fold"].isin(range(1, 11)).all()
-        and np.isfinite(table["patient_id"]).all()
-        and table[["filename_lr", "filename_hr"]].notna().all(axis=None))
-    if not valid:
-        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, as a whole number, and in "
-                         "every row a patient_id, file names and a strat_fold from 1 to 10")
-    codes = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
-    unknown = Counter(code for record in codes for code in record if code not in scp.index)
-    statements = statement_matrix(codes, scp.index)
-    superclass_of = scp["diagnostic_class"].where(scp["diagnostic"] == 1, "").to_numpy(str)
-    likelihoods = superclass_matrix(statements, superclass_of)
+    if not (table.index.is_unique and table["strat_fold"].isin(range(1, 11)).all()
+            and np.isfinite(table["patient_id"]).all()
+            and table[["filename_lr", "filename_hr"]].notna().all(axis=None)):
+        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, and in every row a "
+                         "patient_id, file names and a strat_fold from 1 to 10")
+    table["codes"] = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
+    table["filename"] = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
+    table["patient_id"] = table["patient_id"].astype(int)
+    return table, scp["diagnostic_class"].where(scp["diagnostic"] == 1, "")
 
+
+def read_headers(left_out):
+    """Comments Dx, Age and Sex in the headers of DATA_DIR -> the same two; all are for testing.
+
+    Sinus rhythm and nothing else counts as NORM. HR records are PTB-XL's own.
+    """
+    known = [line.split() for line in SNOMED.strip().splitlines()]
+    statement_of = {code: name for name, *codes in known for code in codes}
+    folder = Path(DATA_DIR).expanduser()
+    rows = {}
+    for path in sorted(folder.rglob("*.hea")):
+        if re.fullmatch(r"HR\d{5}", path.stem):
+            left_out["records that are PTB-XL's own (HR)"] += 1
+            continue
+        text = path.read_text(errors="replace")
+        fields = dict(re.findall(r"^# *(Dx|Age|Sex): *(.*)$", text, re.M))
+        codes = re.findall(r"[^,\s]+", fields.get("Dx", ""))
+        codes = {statement_of.get(code, code): 100 for code in codes}
+        if list(codes) == ["SR"]:
+            codes["NORM"] = 100
+        name = str(path.relative_to(folder).with_suffix(""))
+        rows[name] = {"filename": name, "patient_id": name, "codes": codes, "strat_fold": 10,
+                      "age": fields.get("Age"), "sex": fields.get("Sex")}
+    if not rows:
+        raise SystemExit(f"{folder} has no .hea file")
+    superclass_of = {"NORM": "NORM"} | {name: "" for name, *_ in known}
+    return pd.DataFrame.from_dict(rows, orient="index"), pd.Series(superclass_of)
+
+
+def make_metadata(table, superclass_of, left_out):
+    """Tables of the records and of the statements -> metadata and labels of all records."""
+    statement_names = superclass_of.index
+    left_out.update(f"unknown statements {code!r}" for codes in table["codes"]
+                    for code in codes if code not in statement_names)
+    statements = statement_matrix(list(table["codes"]), statement_names)
+    likelihoods = superclass_matrix(statements, superclass_of.to_numpy(str))
+    sexes = {"0": 0, "male": 0, "m": 0, "1": 1, "female": 1, "f": 1}
     metadata = np.zeros(len(table), [
-        ("ecg_id", "<i4"), ("patient", "U8"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
-        ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", (len(scp),))])
-    metadata["ecg_id"] = table.index
-    metadata["patient"] = table["patient_id"].astype(int).astype(str)
+        ("record", "U32"), ("patient", "U32"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
+        ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", statements.shape[1:])])
+    metadata["record"] = table.index.astype(str)
+    metadata["patient"] = table["patient_id"].astype(str)
     metadata["fold"] = table["strat_fold"]
-    metadata["age"] = table["age"]                 # years; 300 stands for more than 89
-    metadata["sex"] = table["sex"].fillna(-1)      # 0 male, 1 female
+    metadata["age"] = pd.to_numeric(table["age"], errors="coerce")   # years; 300: more than 89
+    sex = table["sex"].astype(str).str.lower().str.removesuffix(".0")
+    metadata["sex"] = sex.map(sexes).fillna(-1)
     metadata["superclasses"] = likelihoods >= 0
     metadata["statements"] = statements
-    return table, metadata, single_labels(likelihoods), list(scp.index), unknown
+    return metadata, single_labels(likelihoods)
 
 
 # ---- Report ----
@@ -206,37 +286,37 @@ def read_metadata():
 def print_report(metadata):
     """Prints records by superclass and fold."""
     table = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES).assign(records=1)
-    side = pd.cut(metadata["fold"], [0, 8, 9, 10], labels=["folds 1-8", "fold 9", "fold 10"])
-    print("\n" + table.groupby(side, observed=False).sum().T.to_string())
+    print("\n" + table.groupby(metadata["fold"]).sum().T.to_string())
 
 
 # ---- Main ----
 
 def main():
     check_choice("SAMPLING_RATE", SAMPLING_RATE, [100, 500])
+    check_choice("LABELS", LABELS, ["csv", "header"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
-    if DOWNLOAD:
+    if DOWNLOAD and NAME == "ptbxl":
         folder = f"records{SAMPLING_RATE}/"
         parts = (folder, "ptbxl_database.csv", "scp_statements.csv")
-        download(DATA_DIR, f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
+        download(Path(DATA_DIR).expanduser(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
                  lambda name: name.startswith(parts))
-    table, metadata, labels, statement_names, unknown = read_metadata()
-    left_out = Counter({f"statements {code!r}, which are not in scp_statements.csv": number
-                        for code, number in unknown.items()})
+    left_out = Counter()
+    table, superclass_of = read_csv_files() if LABELS == "csv" else read_headers(left_out)
+    metadata, labels = make_metadata(table, superclass_of, left_out)
     parts = ["signals", "labels", "metadata", "header"]
-    with new_files(*(f"ptbxl_{part}.npy" for part in parts)) as paths:
-        kept, simulated = write_signals(table, paths[0], left_out)
-        metadata, labels = metadata[kept], labels[kept]
-        save_array(paths[1], labels)
+    with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
+        rows, simulated = write_signals(table["filename"].astype(str), paths[0], left_out)
+        metadata = metadata[rows]
+        save_array(paths[1], labels[rows])
         save_array(paths[2], metadata)
         save_header(dict(zip(parts, paths)), {
             "class_map": "superclasses", "class_names": SUPERCLASSES,
-            "leads": LEADS, "sampling_rate": SAMPLING_RATE, "statement_names": statement_names,
-            "simulated": simulated})
+            "leads": LEADS, "sampling_rate": SAMPLING_RATE,
+            "statement_names": list(superclass_of.index), "simulated": simulated})
 
     print_report(metadata)
     print_notes(left_out, simulated)
-    print(f"Wrote ptbxl_*.npy: {', '.join(parts)}")
+    print(f"Wrote {NAME}_*.npy: {', '.join(parts)}")
 
 
 if __name__ == "__main__":

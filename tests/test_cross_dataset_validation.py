@@ -21,6 +21,7 @@ import cross_dataset_validation as stage
 import model_evaluation
 import model_training
 import preprocess_mitbih
+import preprocess_ptbxl
 
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SIDES = ("in-domain", "cross-domain")
@@ -74,31 +75,33 @@ def test_mitbih_strips_are_labelled_by_their_beats(prepared):
                                       data.signals[row, 0])
 
 
-def test_records_without_the_lead_have_no_strips_and_are_counted(prepared):
+def test_records_of_which_another_lead_stands_in_have_strips(prepared):
     data = preprocess_mitbih.load_dataset("mitbih")
-    strips = stage.mitbih_strips(data, ["102", "107"])
-    assert set(strips.place["record"]) == {"107"}
-    assert strips.left_out == {"strips of record 102 without MLII": 4}
+    strips = stage.mitbih_strips(data, ["102", "107"])   # 102 has no MLII
+    assert strips.place["record"].tolist() == ["102"] * 4 + ["107"] * 4
+    assert not strips.left_out
 
 
 def test_ptbxl_strips_are_labelled_by_superclasses_and_statements(prepared):
     data = preprocess_mitbih.load_dataset("ptbxl")
     strips = stage.ptbxl_strips(data, [9, 10])
     rows = data.metadata[np.isin(data.metadata["fold"], [9, 10])]
-    assert strips.place["record"].tolist() == [str(number) for number in rows["ecg_id"]]
+    assert strips.place["record"].tolist() == rows["record"].tolist()
+    assert strips.beats is None   # a model of crops needs none
     for k, row in enumerate(rows):
         superclasses = {name for name, has in zip(data.header.class_names, row["superclasses"])
                         if has}
         statements = {name for name, value in zip(data.header.statement_names, row["statements"])
                       if value >= 0}
         truth = {"abnormal": superclasses != {"NORM"} if superclasses else np.nan}
+        truth |= {name: name in statements for name in data.header.statement_names}
         truth |= {name: statement in statements
                   for name, (_, _, statement, _) in stage.CONDITIONS.items()}
         pd.testing.assert_series_equal(strips.truth.loc[k], pd.Series(truth, dtype=float),
                                        check_names=False)
     assert all(strips.truth[name].any() for name in stage.CONDITIONS)
     unknown = np.sum(rows["superclasses"].sum(axis=1) == 0)
-    assert strips.left_out == {"records without a superclass": unknown}
+    assert strips.left_out == {"pieces without a label of normal or abnormal": unknown}
 
 
 def test_beats_are_found_where_they_were_drawn(prepared):
@@ -138,7 +141,7 @@ def test_resampling_keeps_seconds_and_millivolts(rate, target):
 @pytest.mark.parametrize("available, wanted, columns", [
     (TWELVE, ["MLII"], [1]), (TWELVE, ["MLII", "V1"], [1, 6]), (["V5", "MLII"], ["II"], [1]),
     (["ECG1"], ["MLII"], [0]), (["MLII"], TWELVE, [0] * 12), (TWELVE, TWELVE, list(range(12))),
-    (["MLII"], ["MLII", "V1"], [0, 0]),
+    (["MLII"], ["MLII", "V1"], [0, 0]), (["aVR", "lead ii"], ["MLII"], [1]),
 ])
 def test_leads_are_matched_by_name(available, wanted, columns):
     matched, sentence = stage.match_leads(available, wanted)
@@ -224,6 +227,8 @@ def test_a_records_score_for_a_statement_comes_from_the_statements_own_output(tr
     expected = {"abnormal": -logits[:, :, 0].mean(axis=0),
                 "ventricular": logits[:, :, statement["PVC"]].max(axis=0),
                 "RBBB": logits[:, :, statement["CRBBB"]].mean(axis=0)}
+    expected |= {name: logits[:, :, k].mean(axis=0) for name, k in statement.items()}
+    assert set(result.scores) == {"abnormal", *stage.CONDITIONS, *statement}
     for name, scores in expected.items():
         np.testing.assert_allclose(result.scores[name], scores, rtol=1e-4, atol=1e-5)
 
@@ -234,9 +239,27 @@ def test_scores_do_not_depend_on_other_strips_and_a_strip_without_beats_has_none
     strips.beats[3] = strips.beats[3][:0]
     fewer = stage.score_strips(checkpoint, net, outputs, strips)
     assert fewer.left_out["strips without a beat"] == 1
-    for table in (fewer.scores, fewer.truth, fewer.place):
-        assert table.index.tolist() == [0, 1, 2, *range(4, 12)]
+    pd.testing.assert_frame_equal(fewer.truth, whole.truth.drop(3).reset_index(drop=True))
+    pd.testing.assert_frame_equal(fewer.place, whole.place.drop(3).reset_index(drop=True))
     np.testing.assert_allclose(fewer.scores, whole.scores.drop(3), atol=1e-5)
+
+
+def test_pieces_of_a_record_have_one_score_the_largest(trained):
+    trained("ptbxl", "mlp")
+    data = preprocess_mitbih.load_dataset("ptbxl")
+    checkpoint, net = stage.load_checkpoint(data, "mlp")
+    arguments = checkpoint, net, data.header.class_names + data.header.statement_names
+    strips = stage.ptbxl_strips(data, [10])
+    single = stage.score_strips(*arguments, strips)
+    names = strips.place["record"].copy()
+    names[1::2] = names[::2].to_numpy()[:len(names[1::2])]
+    strips.place["record"] = names
+    result = stage.score_strips(*arguments, strips)
+    pd.testing.assert_frame_equal(
+        result.scores, single.scores.groupby(names, sort=False).max().reset_index(drop=True))
+    pd.testing.assert_frame_equal(
+        result.truth, single.truth.groupby(names, sort=False).max().reset_index(drop=True))
+    assert result.place["record"].tolist() == names.unique().tolist()
 
 
 # ---- Figures ----
@@ -309,13 +332,21 @@ def test_validation_strips_calibrate_the_probabilities_and_set_the_threshold():
     assert other.threshold == validation.threshold
 
 
+@pytest.mark.parametrize("truth", [[0.0, 0, np.nan], [1.0, 1, 1], [np.nan] * 3])
+def test_validation_strips_of_one_kind_are_refused(truth):
+    validation = SimpleNamespace(truth=pd.DataFrame({"abnormal": truth}),
+                                 scores=pd.DataFrame({"abnormal": [0.0, 1, 2]}))
+    with pytest.raises(SystemExit, match="the validation strips are not both normal and abnormal"):
+        stage.decide({}, validation)
+
+
 # ---- The whole script ----
 
 @pytest.mark.parametrize("source, target, model, constants", [
     ("mitbih", "ptbxl", "lstm", {"RECIPE": "transfer"}),
     ("mitbih", "ptbxl", "mlp", {}),
     ("ptbxl", "mitbih", "mlp", {}),
-    ("ptbxl", "mitbih", "mlp", {"LEADS": ["II"], "RECIPE": "transfer", "TASK": "multiclass"}),
+    ("ptbxl", "mitbih", "mlp", {"LEADS": ["II"], "RECIPE": "transfer"}),
 ])
 def test_the_saved_scores_repeat_the_figures(trained, capsys, source, target, model, constants):
     trained(source, model, **constants)
@@ -324,13 +355,14 @@ def test_the_saved_scores_repeat_the_figures(trained, capsys, source, target, mo
     printed = capsys.readouterr().out
     for side in SIDES:
         of_side = table[table["side"] == side]
-        of_side = of_side.dropna(axis=1, how="all")   # questions of the other side
+        assert of_side.notna().any().all()   # both sides have the same questions
         figures = values(report, side)
         known = of_side[of_side["abnormal truth"].notna()]
         assert len(known) == report["tables"]["rows"]["abnormal"][f"{side}, rows"] > 20
         for name in of_side.filter(like=" truth").columns.str.removesuffix(" truth"):
             asked = of_side[of_side[f"{name} truth"].notna()]
             auc = figures[f"AUC, {name}"]
+            assert side == "in-domain" or name == "abnormal" or asked[f"{name} truth"].any()
             if auc is None:
                 assert asked[f"{name} truth"].nunique() == 1
             else:
@@ -346,13 +378,13 @@ def test_the_saved_scores_repeat_the_figures(trained, capsys, source, target, mo
     for figure, drop in values(report, "drop").items():
         ends = [values(report, side)[figure] for side in SIDES]
         assert drop is None or drop == pytest.approx(ends[0] - ends[1])
-    ecgs = table[table["side"] == SIDES[target == "ptbxl"]]["record"].astype(int)
+    ecgs = table[table["side"] == SIDES[target == "ptbxl"]]["record"]
     metadata = np.load("ptbxl_metadata.npy")
     tested = metadata[metadata["fold"] == 10]
-    assert set(ecgs) == set(tested["ecg_id"]) and ecgs.is_unique
+    assert set(ecgs) == set(tested["record"]) and ecgs.is_unique
     unknown = np.sum(tested["superclasses"].sum(axis=1) == 0)
     left_out = report["left_out"][SIDES[target == "ptbxl"]]
-    assert left_out == {"records without a superclass": unknown}
+    assert left_out == {"pieces without a label of normal or abnormal": unknown}
     assert report["warnings"] == ["SIMULATED DATA: no figure is a result"]
     assert "SIMULATED DATA" in printed
     with open(f"{source}_to_{target}_{model}_cross.png", "rb") as file:
@@ -388,42 +420,9 @@ def test_shuffled_labels_give_an_interval_around_one_half(quick_pictures, traine
     assert auc["low"] < 0.5 < auc["high"] < auc["low"] + 0.2
 
 
-@pytest.mark.parametrize("source, target", [("mitbih", "ptbxl"), ("ptbxl", "mitbih")])
-def test_fine_tuning_changes_the_decision_on_the_target_alone(quick_pictures, trained, source,
-                                                              target):
-    trained(source, "mlp")
-    usual, scores = cross(source, target, "mlp")
-    tuned, new_scores = cross(source, target, "mlp", FINE_TUNE_PATIENTS=15)
-    assert tuned["tables"]["in-domain"] == usual["tables"]["in-domain"]
-    assert tuned["tables"]["rows"] == usual["tables"]["rows"]
-    is_target = scores["side"] == "cross-domain"
-    decision = ["abnormal score", "probability", "called"]
-    pd.testing.assert_frame_equal(scores[~is_target], new_scores[~is_target])
-    pd.testing.assert_frame_equal(scores.drop(columns=decision), new_scores.drop(columns=decision))
-    for column in decision:
-        assert not np.allclose(scores.loc[is_target, column], new_scores.loc[is_target, column])
-    notes = [report["notes"]["cross-domain"] for report in (usual, tuned)]
-    assert notes[1][:-1] == notes[0] and "of 15 patients" in notes[1][-1]
-    known = new_scores[is_target & new_scores["abnormal truth"].notna()]
-    called = known["called"]
-    np.testing.assert_array_equal(called, known["probability"] >= 0.5)
-    assert values(tuned, "cross-domain")["sensitivity"] == pytest.approx(
-        sk.recall_score(known["abnormal truth"], called))
-    if target == "mitbih":   # the other direction has too few patients to be sure
-        figures = [values(report, "cross-domain")["AUC, abnormal"] for report in (usual, tuned)]
-        assert figures[1] > figures[0] + 0.1
-
-
-def test_fine_tuning_takes_no_patient_of_the_test_records(quick_pictures, trained):
-    trained("ptbxl", "mlp")
-    report, _ = cross("ptbxl", "mitbih", "mlp", FINE_TUNE_PATIENTS=100)
-    # DS1 without five validation records and without 201, who is 202, too
-    assert report["notes"]["cross-domain"][-1].endswith("of 16 patients")
-
-
 @pytest.mark.parametrize("source, target, rows", [
     ("mitbih", "ptbxl", 300),
-    ("ptbxl", "mitbih", 46 * 4),   # with the paced records; 102 and 104 have no MLII
+    ("ptbxl", "mitbih", 48 * 4),   # with the paced records
 ])
 def test_the_whole_target_has_all_rows(quick_pictures, trained, source, target, rows):
     trained(source, "mlp")
@@ -491,8 +490,6 @@ def test_a_third_database_is_scored_beat_by_beat(quick_pictures, trained, capsys
     score = score_at.reindex(rows["record"] + (rows["sample"] // 5).astype(str)).to_numpy()
     same = np.isfinite(score)
     assert same.mean() > 0.5 and np.corrcoef(score[same], rows["abnormal score"][same])[0, 1] > 0.95
-    with pytest.raises(SystemExit, match="TUNE_PATIENTS = 3: expected 0 or more, PTB-XL on one"):
-        cross("mitbih", "svdb", "cnn", FINE_TUNE_PATIENTS=3)
 
 
 @pytest.mark.parametrize("source_beats, target_beats", [
@@ -543,6 +540,83 @@ def test_a_database_of_other_classes_or_rate_than_the_models_is_refused(trained,
     trained("mitbih", "mlp")
     with pytest.raises(SystemExit, match="svdb has .*make both with the same CLASS_MAP and SAMPL"):
         cross("mitbih", "svdb", "mlp")
+
+
+# ---- A second 12-lead database ----
+
+def write_twelve_leads(labelled=True):
+    """Simulated records of 10 and 20 s at 500 Hz, preprocessed as "other" -> dict of statements.
+
+    Their #Dx in turn: normal; PVC and sinus rhythm; LBBB; atrial fibrillation and an unknown code.
+    """
+    codes = {"426783006": ["SR", "NORM"], "427172004,426783006": ["PVC", "SR"],
+             "733534002": ["CLBBB"], "164889003,999": ["AFIB"]}
+    Path("other").mkdir()
+    rng = np.random.default_rng(0)
+    statements = {}
+    for number in range(16):
+        name = f"A{number:02}"
+        text, statements[name] = list(codes.items())[number % 4]
+        comments = [simulate.SIMULATED, "Age: 50", "Sex: Female"]
+        seconds = 10 + 10 * (number >= 8)
+        peaks = np.arange(250, 500 * seconds - 250, rng.integers(300, 500))
+        pulse = simulate.pulse_ecg(peaks, 500 * seconds, 500)[:, :1]
+        ecg = pulse * rng.uniform(0.3, 1.2, 12) + rng.normal(0, 0.02, (len(pulse), 12))
+        leads = [lead.replace("AV", "aV") for lead in TWELVE]
+        wfdb.wrsamp(name, 500, ["mV"] * 12, leads, ecg, fmt=["16"] * 12, adc_gain=[1000.0] * 12,
+                    baseline=[0] * 12, write_dir="other",
+                    comments=comments + [f"Dx: {text}"] * labelled)
+    run_stage(preprocess_ptbxl, NAME="other", DATA_DIR="other", LABELS="header")
+    assert len(np.load("other_labels.npy")) == 8 + 2 * 8
+    return statements
+
+
+@pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
+def test_another_12_lead_database_has_a_row_a_record(trained, capsys, source):
+    statements = write_twelve_leads()
+    trained(source, "mlp")
+    report, table = cross(source, "other", "mlp")
+    away = table[table["side"] == "cross-domain"].set_index("record")
+    assert away.index.tolist() == list(statements)   # pieces of 10 s became one row
+    asked = {"abnormal"}
+    asked |= {"ventricular", "LBBB"} if source == "ptbxl" else {"ventricular"}   # AAMI has no LBBB
+    if source == "ptbxl":
+        asked |= {"NORM", "SR", "PVC", "CLBBB", "AFIB"}
+    assert set(away.filter(like=" truth").columns.str.removesuffix(" truth")) == asked
+    home = table[table["side"] == "in-domain"]
+    figures = values(report, "cross-domain")
+    assert {figure for figure in figures if "AUC" in figure} == {f"AUC, {name}" for name in asked}
+    same = {"ventricular": "PVC", "LBBB": "CLBBB"}
+    for name in asked:
+        truth = [same.get(name, name) in of_record for of_record in statements.values()]
+        if name == "abnormal":
+            truth = ["NORM" not in of_record for of_record in statements.values()]
+        np.testing.assert_array_equal(away[f"{name} truth"], truth)
+        auc = sk.roc_auc_score(truth, away[f"{name} score"])
+        assert figures[f"AUC, {name}"] == pytest.approx(auc, abs=1e-6)
+        assert home[f"{name} score"].notna().all()
+    assert report["left_out"]["cross-domain"].get("strips without a beat", 0) == 0
+    assert "SIMULATED DATA" in capsys.readouterr().out
+    picture = Path(f"{source}_to_other_mlp_cross.png").read_bytes()
+    assert picture[:4] == b"\x89PNG"
+
+
+@pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
+def test_12_lead_records_without_labels_have_scores_alone(trained, capsys, source):
+    statements = write_twelve_leads(labelled=False)
+    trained(source, "mlp")
+    before = set(contents("."))
+    run_stage(stage, PRETRAINED_DATASET=source, TEST_DATASET="other", MODEL="mlp")
+    name = f"{source}_to_other_mlp_cross.csv"
+    assert set(contents(".")) - before == {name}
+    printed = capsys.readouterr().out
+    assert f"other has no positive labels: nothing was scored. Wrote {name}" in printed
+    assert "SIMULATED DATA" in printed
+    table = pd.read_csv(name, dtype={"record": str})
+    away = table[table["side"] == "cross-domain"]
+    assert away["record"].tolist() == list(statements)
+    assert away["probability"].between(0, 1).all() and away["abnormal score"].notna().all()
+    assert away["abnormal truth"].isna().all()
 
 
 # ---- Recordings without a reference ----
@@ -660,14 +734,3 @@ def test_bad_settings_stop_with_one_sentence(prepared, constants, message):
     with pytest.raises(SystemExit, match=message) as error:
         run_stage(stage, **constants)
     assert "\n" not in str(error.value)
-
-
-@pytest.mark.parametrize("constants, message", [
-    ({"WHOLE_TARGET": True, "FINE_TUNE_PATIENTS": 5}, "FINE_TUNE_PATIENTS = 5: expected 0 or"),
-    ({"FINE_TUNE_PATIENTS": -1}, "FINE_TUNE_PATIENTS = -1: expected 0 or more"),
-    ({"FINE_TUNE_PATIENTS": 1}, "patients of FINE_TUNE_PATIENTS are all normal or all abnormal"),
-])
-def test_fine_tuning_that_cannot_be_done_is_refused(trained, constants, message):
-    trained("mitbih", "mlp")
-    with pytest.raises(SystemExit, match=message):
-        cross("mitbih", "ptbxl", "mlp", **constants)

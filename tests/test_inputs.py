@@ -110,21 +110,25 @@ def test_low_pass_keeps_what_is_below_the_cutoff_and_removes_what_is_above():
     assert stage.low_pass(signals, 360, None) is signals
 
 
-def test_leads_are_chosen_by_name_and_12_lead_records_have_no_features(prepared):
+@pytest.mark.parametrize("leads", [["V1", "II"], ("V1", "II"), "V1 II"])
+def test_leads_are_chosen_by_name_and_12_lead_records_have_no_features(prepared, leads):
     data = stage.load_dataset("ptbxl")
-    with changed(stage, DATASET="ptbxl", LEADS=["V1", "II"]):
+    with changed(stage, DATASET="ptbxl", LEADS=leads):
         examples = stage.make_examples(data, stage.choose_recipe(data))
     np.testing.assert_array_equal(examples.signals, data.signals[:, [6, 1]])
     assert examples.features.shape == (300, 0)
 
 
-@pytest.mark.parametrize("task", ["multilabel", "multiclass"])
-def test_targets_and_statements_are_those_of_the_metadata(prepared, task):
-    data = stage.load_dataset("ptbxl")
-    with changed(stage, DATASET="ptbxl", TASK=task):
+@pytest.mark.parametrize("dataset", ["ptbxl", "mitbih"])
+def test_targets_and_statements_are_those_of_the_metadata(prepared, dataset):
+    data = stage.load_dataset(dataset)
+    with changed(stage, DATASET=dataset):
         examples = stage.make_examples(data, stage.choose_recipe(data))
-    expected = {"multilabel": data.metadata["superclasses"], "multiclass": data.labels}
-    np.testing.assert_array_equal(examples.targets, expected[task])
+    if dataset == "mitbih":
+        np.testing.assert_array_equal(examples.targets, data.labels)
+        assert examples.statements.shape == (len(data.labels), 0)
+        return
+    np.testing.assert_array_equal(examples.targets, data.metadata["superclasses"])
     np.testing.assert_array_equal(examples.statements, data.metadata["statements"] > -1)
     assert 0 < examples.statements.mean() < 1
 

@@ -605,15 +605,6 @@ def test_evaluation_obeys_the_checkpoints_own_split(trained):
     np.testing.assert_array_equal(scored.rows, np.flatnonzero(np.isin(scored.data.record, names)))
 
 
-def test_evaluation_obeys_the_checkpoints_own_task(quick_pictures, trained):
-    trained("ptbxl", "mlp", TASK="multiclass")
-    tables = evaluate("ptbxl", "mlp", **FAST)["tables"]
-    metadata = np.load("ptbxl_metadata.npy")
-    single = metadata["superclasses"].sum(axis=1) == 1
-    assert tables["all classes"]["n"]["value"] == np.sum(single & (metadata["fold"] == 10))
-    assert not any("one superclass" in heading for heading in tables)
-
-
 @pytest.mark.parametrize("keep", [
     lambda beats: beats["record"] == beats["record"][0],   # record 100
     lambda beats: ~np.isin(beats["symbol"], list("AaJS")),

@@ -13,6 +13,7 @@ import simulate
 import wfdb
 from conftest import PTBXL
 from harness import command, cut, outputs, put_invalid_sample, replace, run_stage
+from scipy.signal import resample_poly
 
 import preprocess_ptbxl as stage
 from preprocess_mitbih import load_dataset
@@ -30,7 +31,7 @@ def table(work):
 def run(**constants):
     """Runs the script -> the dataset that it wrote."""
     run_stage(stage, **constants)
-    return load_dataset("ptbxl")
+    return load_dataset(constants.get("NAME", "ptbxl"))
 
 
 def strip_comment(name):
@@ -139,7 +140,14 @@ def test_an_unknown_statement_is_counted_and_an_unknown_likelihood_counts(table,
     hyp = stage.SUPERCLASSES.index("HYP")
     assert data.labels[2] == hyp
     assert data.metadata["superclasses"][2].tolist() == np.eye(5)[hyp].tolist()
-    assert "1  statements 'NOVEL', which are not in scp_statements.csv" in capsys.readouterr().out
+    assert "1  unknown statements 'NOVEL'\n" in capsys.readouterr().out
+
+
+def test_a_missing_sex_is_minus_one_and_leaves_the_others(table):
+    edit_table("sex", None)
+    expected = table["sex"].to_numpy().copy()
+    expected[2] = -1
+    np.testing.assert_array_equal(run().metadata["sex"], expected)
 
 
 def test_neither_the_order_of_the_table_nor_the_hash_seed_changes_the_outputs(work, table):
@@ -181,20 +189,19 @@ DAMAGES = {   # regular expression for the message -> what is done
     "database.csv cannot be read": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
     "missing.*00004_lr.dat": FOURTH_DAT.unlink,
     "missing.*00004_lr.hea": FOURTH_HEA.unlink,
-    "00004.*do not fit together": lambda: cut(FOURTH_DAT, 20001),
+    "00004.*is damaged or does not fit": lambda: cut(FOURTH_DAT, 20001),
     "00004.*contradict the checksums": lambda: replace(FOURTH_DAT, b"", b"no"),
     "00004.*checksums": lambda: shift_sample(FOURTH_DAT),
-    "00004.*fs = 200, but all records of this database have 100":
+    "00004.*it is shorter than 10 s. Mend or replace it":   # 5 s
         lambda: replace(FOURTH_HEA, b" 12 100 ", b" 12 200 "),
-    "00004.*V7: expected .*V6": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
-    "00004.*1 samples of its leads are invalid": lambda: put_invalid_sample(FOURTH, -32768),
+    "00004.*lacks some of the 12 leads .*V7": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
+    "00004.*chosen leads are invalid .1 NaN": lambda: put_invalid_sample(FOURTH, -32768),
     "ecg_id 3: scp_codes.*is not a dict": lambda: edit_table("scp_codes", HACK),
     "scp_codes .{'NORM': 100. is not": lambda: edit_table("scp_codes", "{'NORM': 100"),
     "likelihood from 0 to 100": lambda: edit_table("scp_codes", "{'NORM': 1000.0}"),
     "expected each ecg_id.*patient_id": lambda: edit_table("patient_id", "nobody"),
     "strat_fold from 1 to 10": lambda: edit_table("strat_fold", 11),
     "each ecg_id once": lambda: edit_table("ecg_id", 2),
-    "expected.*ecg_id": lambda: edit_table("ecg_id", "third"),
     "expected.*patient_id": lambda: edit_table("patient_id", "inf"),
     "expected.*file|record nan": lambda: edit_table("filename_lr", None),
 }
@@ -216,16 +223,164 @@ def test_bad_records_can_be_skipped_and_are_counted(table, capsys):
     data = run(BAD_RECORDS="skip")
     assert data.record.tolist() == [str(ecg_id) for ecg_id in table["ecg_id"] if ecg_id != 4]
     assert len(data.signals) == len(data.labels) == 39
-    assert "1  record records100/00000/00004_lr: " in capsys.readouterr().out
+    assert ("1  records, records100/00000/00004_lr ...: its header or signal file is missing or "
+            "damaged\n") in capsys.readouterr().out
     shutil.rmtree(FOURTH.parent)
     with pytest.raises(SystemExit, match="none of 40 records.*missing"):
         run(BAD_RECORDS="skip")
 
 
-@pytest.mark.parametrize("constants", [{"SAMPLING_RATE": 250}, {"BAD_RECORDS": "no"}])
-def test_unknown_constants_are_named(work, constants):
-    with pytest.raises(SystemExit, match="(SAMPLING_RATE = 250|BAD_RECORDS = 'no'): expected one"):
-        run(**constants)
+@pytest.mark.parametrize("name, value", [
+    ("SAMPLING_RATE", 250), ("BAD_RECORDS", "no"), ("LABELS", "xml")])
+def test_unknown_constants_are_named(work, name, value):
+    with pytest.raises(SystemExit, match=f"^{name} = {value!r}: expected one of"):
+        run(**{name: value})
+
+
+# ---- Another database: LABELS = "header" ----
+
+TWELVE = Path("twelve")
+AS_CINC = [name.replace("AV", "aV") for name in stage.LEADS]
+PER_MILLIVOLT = {"mV": 1, "mv": 1, "uV": 1000, "V": 0.001}
+OTHERS = {"NAME": "twelve", "DATA_DIR": TWELVE, "LABELS": "header", "BAD_RECORDS": "skip"}
+
+
+def waves(rate, seconds):
+    """(samples, 12) mV: a few sines below 10 Hz in each lead, the same at any rate."""
+    t = np.arange(round(rate * seconds))[:, None] / rate
+    lead = np.arange(12)
+    return (np.sin(2 * np.pi * (1.1 + 0.7 * lead) * t + lead) + 0.1 * lead
+            + 0.5 * np.sin(2 * np.pi * 0.3 * t))
+
+
+def write_record(name, comments, seconds=10, rate=500, unit="mV", **changes):
+    """Writes a simulated record below TWELVE.
+
+    Changes: order of the leads, extra (names of flat leads after the twelve), form, gain.
+    """
+    usual = {"order": range(12), "extra": (), "form": "16", "gain": 1000}
+    order, extra, form, gain = (usual | changes).values()
+    path = TWELVE / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    leads = [AS_CINC[i] for i in order] + list(extra)
+    signals = np.zeros((round(rate * seconds), len(leads)))
+    signals[:, :12] = waves(rate, seconds)[:, list(order)] * PER_MILLIVOLT[unit]
+    wfdb.wrsamp(path.name, rate, [unit] * len(leads), leads, p_signal=signals,
+                fmt=[form] * len(leads), adc_gain=[gain / PER_MILLIVOLT[unit]] * len(leads),
+                baseline=[0] * len(leads), write_dir=str(path.parent),
+                comments=[*comments, simulate.SIMULATED])
+
+
+def to_mat(name):
+    """Turns a record into one of the Challenges: NAME.mat, samples after 24 bytes."""
+    data = (TWELVE / name).with_suffix(".dat")
+    data.with_suffix(".mat").write_bytes(bytes(24) + data.read_bytes())
+    data.unlink()
+    replace(data.with_suffix(".hea"), b".dat 16 ", b".mat 16+24 ", count=12)
+
+
+@pytest.fixture
+def twelve(work):
+    """Ten records in folders, of which seven are usable."""
+    shuffled = np.random.default_rng(0).permutation(12)
+    write_record("A1", ["Age: 61", "Sex: Female", "Dx: 426783006", "Rx: Unknown"])
+    replace(TWELVE / "A1.hea", b"# Dx", b"#Dx")
+    write_record("g1/B2", ["Age: NaN", "Sex: M", "Dx: 164889003,59118001"], seconds=23)
+    write_record("g1/C3", ["Age: 50", "Sex: F", "Dx: 426783006"], seconds=8)
+    write_record("g2/D4", ["Age: 47", "Sex: Male", "Dx: NSR, LBBB"], unit="mv", order=shuffled,
+                 extra=["X", "RESP"], form="212", gain=200)
+    write_record("g2/E5", [], rate=257, unit="uV", gain=488)
+    write_record("g2/F6", ["Age: Unknown", "Sex: Unknown", "Dx: 713427006,999,QAb"])
+    write_record("g2/G7", ["Age: 80", "Sex: f", "Dx: 426783006 427393009"], seconds=20)
+    to_mat("g2/G7")
+    write_record("g2/H8", ["Age: 20", "Sex: 1", "Dx: 999"])
+    write_record("g2/I9", ["Dx: 426783006"])
+    replace(TWELVE / "g2/I9.hea", b" V6", b" V9")
+    write_record("HR00001", ["Age: 33", "Sex: M", "Dx: 426783006"])
+
+
+def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelve, capsys):
+    data = run(**OTHERS)
+    expected = {   # rows, statements, age, sex
+        "A1": (1, {"SR", "NORM"}, 61, 1), "B2": (3, {"AFIB", "CRBBB"}, np.nan, 0),
+        "D4": (1, {"SR", "CLBBB"}, 47, 0), "E5": (1, set(), np.nan, -1),
+        "F6": (1, {"CRBBB", "QWAVE"}, np.nan, -1), "G7": (2, {"SR", "SARRH"}, 80, 1),
+        "H8": (1, set(), 20, 1)}
+    names = [name for name, (rows, *_) in expected.items() for _ in range(rows)]
+    assert data.record.tolist() == data.patient.tolist()
+    assert [record.split("/")[-1] for record in data.record] == names   # with their folders
+    assert "g1/B2" in data.record
+    assert len(data.signals) == len(data.labels) == len(names)
+    assert data.is_ptbxl and data.header.simulated and data.header.leads == stage.LEADS
+    assert (data.metadata["fold"] == 10).all()
+    statement_names = np.array(data.header.statement_names)
+    table = [line.split()[0] for line in stage.SNOMED.strip().splitlines()]
+    assert statement_names.tolist() == ["NORM", *table]
+    for row, name in enumerate(names):
+        _, statements, age, sex = expected[name]
+        metadata = data.metadata[row]
+        assert set(statement_names[metadata["statements"] == 100]) == statements
+        assert (metadata["statements"] == -1).sum() == len(statement_names) - len(statements)
+        np.testing.assert_equal(float(metadata["age"]), float(age))
+        assert metadata["sex"] == sex
+        normal = "NORM" in statements
+        assert metadata["superclasses"].tolist() == [int(normal), 0, 0, 0, 0]
+        assert data.labels[row] == (0 if normal else -1)
+    printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
+    for line in ("1  records that are PTB-XL's own (HR)", "2  unknown statements '999'",
+                 "1  records, g1/C3 ...: it is shorter than 10 s",
+                 "1  records, g2/I9 ...: it lacks some of the 12 leads",
+                 "Wrote twelve_*.npy: signals, labels, metadata, header"):
+        assert line in printed
+    assert sum("unknown" in line for line in printed) == 1   # a record without codes has none
+
+
+@pytest.mark.parametrize("rate", [100, 500])
+def test_signals_of_another_database_are_those_of_wfdb_resampled(twelve, rate):
+    data = run(**OTHERS, SAMPLING_RATE=rate)
+    assert data.signals.shape == (10, 12, 10 * rate) and data.signals.dtype == np.float32
+    starts = {"B2": [0, 10, 13], "G7": [0, 10]}   # s; the last piece overlaps the one before
+    for name in dict.fromkeys(data.record.tolist()):
+        physical, fields = wfdb.rdsamp(str(TWELVE / name))
+        columns = [fields["sig_name"].index(lead) for lead in AS_CINC]
+        millivolts = physical.T[columns] / PER_MILLIVOLT[fields["units"][0]]
+        truth = waves(rate, len(physical) / fields["fs"]).T
+        if fields["fs"] != rate:
+            millivolts = resample_poly(millivolts, rate, fields["fs"], axis=1, padtype="edge")
+        pieces = data.signals[data.record == name]
+        assert len(pieces) == len(starts.get(name.split("/")[-1], [0]))
+        for piece, start in zip(pieces, starts.get(name.split("/")[-1], [0])):
+            part = slice(start * rate, (start + 10) * rate)
+            np.testing.assert_allclose(piece, millivolts[:, part], atol=1e-3)
+            inside = slice(rate // 2, -rate // 2)
+            np.testing.assert_allclose(piece[:, inside], truth[:, part][:, inside], atol=0.01)
+
+
+def test_sinus_rhythm_with_an_unknown_code_is_not_normal(work):
+    write_record("A1", ["Dx: 426783006,164865005"])   # myocardial infarction
+    write_record("B2", ["Dx: 426783006"])
+    assert run(**OTHERS).labels.tolist() == [-1, 0]
+
+
+@pytest.mark.parametrize("name, message", [
+    ("g1/C3", "record g1/C3: it is shorter than 10 s. Mend or replace it, or set BAD_RECORDS"),
+    ("g2/I9", "record g2/I9: it lacks some of the 12 leads .I, .*V5, V9.. Mend or replace it")])
+def test_a_record_of_another_database_that_cannot_be_used_stops_the_run(twelve, name, message):
+    for path in TWELVE.rglob("*.hea"):
+        if path.stem != Path(name).stem:
+            path.unlink()
+    with pytest.raises(SystemExit, match=message):
+        run(**OTHERS | {"BAD_RECORDS": "stop"})
+    assert not outputs(Path())
+
+
+def test_a_unit_that_is_no_voltage_and_a_folder_without_headers_are_named(work):
+    with pytest.raises(SystemExit, match="^twelve has no .hea file$"):
+        run(**OTHERS)
+    write_record("A1", ["Dx: 426783006"])
+    replace(TWELVE / "A1.hea", b"/mV", b"/mmHg", count=12)
+    with pytest.raises(SystemExit, match="units mmhg, .*: expected mV, uV or V"):
+        run(**OTHERS | {"BAD_RECORDS": "stop"})
 
 
 # ---- Report ----
@@ -243,6 +398,6 @@ def test_the_report_counts_records_by_superclass_and_fold(capsys):
     metadata["superclasses"][:, :2] = [[1, 0], [1, 1], [0, 1], [0, 0]]
     stage.print_report(metadata)
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert "folds 1-8 fold 9 fold 10".split() in lines
-    for row in ("NORM 2 0 0", "MI 1 1 0", "HYP 0 0 0", "records 2 1 1"):
+    assert "1 8 9 10".split() in lines
+    for row in ("NORM 1 1 0 0", "MI 0 1 1 0", "HYP 0 0 0 0", "records 1 1 1 1"):
         assert row.split() in lines

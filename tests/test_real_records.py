@@ -153,7 +153,7 @@ def test_ptbxl_signals_at_500_hz_equal_those_of_wfdb(tmp_path):
     with ran_in(tmp_path, preprocess_ptbxl, DATA_DIR=str(PTBXL), SAMPLING_RATE=500):
         data = preprocess_mitbih.load_dataset("ptbxl")
         assert data.signals.shape[1:] == (12, 5000) and len(data.signals) >= 100
-        for ecg_id, signals in zip(data.metadata["ecg_id"], data.signals):
+        for ecg_id, signals in zip(data.record.astype(int), data.signals):
             path = PTBXL / f"records500/{ecg_id // 1000 * 1000:05d}/{ecg_id:05d}_hr"
             physical, fields = wfdb.rdsamp(str(path))
             assert fields["sig_name"] == preprocess_ptbxl.LEADS

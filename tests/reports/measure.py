@@ -10,7 +10,6 @@ mitbih          three models, three seeds, each tested on annotated beats, on de
 ptbxl           three models, one seed: twenty minutes
 ptbxl_seeds     three models, three seeds, and ensembles: an hour
 random          MIT-BIH, cnn, three seeds, a random split of beats, which leaks patients
-multiclass      PTB-XL, cnn, three seeds: records with exactly one superclass
 learning_curve  PTB-XL, cnn, some of the training patients
 
 Without a name it makes the first two groups. A run has a folder of its own, results/{run}/, with
@@ -80,20 +79,12 @@ PTBXL_FIGURES = {
     "one superclass: accuracy": (ONE_CALLED, "all", "accuracy"),
     "one superclass: macro F1": (ONE_CALLED, "all", "macro f1"),
 }
-MULTICLASS_FIGURES = {
-    "accuracy": ("all classes", "accuracy", "value"),
-    "its 95% interval over patients, first seed": ("all classes", "accuracy"),
-    "macro F1": ("all classes", "macro f1", "value"),
-    "macro AUC": ("all classes", "macro auc", "value"),
-}
-FIGURES = {"random": MITBIH_FIGURES, "ptbxl": PTBXL_FIGURES, "ptbxl_seeds": PTBXL_FIGURES,
-           "multiclass": MULTICLASS_FIGURES}
+FIGURES = {"random": MITBIH_FIGURES, "ptbxl": PTBXL_FIGURES, "ptbxl_seeds": PTBXL_FIGURES}
 TITLES = {
     "mitbih": "MIT-BIH, DS1 to DS2",
     "ptbxl": "PTB-XL, five superclasses, multi-label",
     "ptbxl_seeds": "PTB-XL, five superclasses, multi-label, seeds and ensembles",
     "random": "MIT-BIH, random split of beats",
-    "multiclass": "PTB-XL, records with exactly one superclass, one is called",
     "learning_curve": "PTB-XL, cnn, some of the training patients",
 }
 
@@ -113,8 +104,6 @@ def all_groups():
     for seed in SEEDS:
         common = {"MODEL": "cnn", "SEED": seed}
         groups["random"][f"random_cnn_{seed}"] = {"DATASET": "mitbih", **common, **RANDOM_SPLIT}
-        groups["multiclass"][f"multiclass_cnn_{seed}"] = {
-            "DATASET": "ptbxl", **common, "TASK": "multiclass"}
     for fraction in FRACTIONS:
         groups["learning_curve"][f"ptbxl_cnn_fraction_{fraction:g}"] = {
             "DATASET": "ptbxl", "MODEL": "cnn", "fraction": fraction,
