@@ -3,12 +3,13 @@
 Reads   {source}_{model}_model.pth and the .npy files of both databases, from the earlier scripts
 Writes  {source}_to_{target}_{model}_cross.json   every table that is printed
         {source}_to_{target}_{model}_cross.csv    truth and scores of every strip or beat
-        {source}_to_{target}_{model}_cross.png    ROC curve, calibration, AUC of the conditions
+        {source}_to_{target}_{model}_cross.png    ROC curve, AUC of the questions
 Takes   10 s on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
-A beat model scores a strip by its beats, a PTB-XL model by its crops. Between two databases of
-annotated beats, each beat is scored in its whole record. Nothing of the target chooses anything.
+A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the
+SCP statements. Between two databases of annotated beats, each beat is scored in its whole record.
+Nothing of the target chooses anything.
 """
 
 from collections import Counter
@@ -20,7 +21,6 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from scipy.special import expit
-from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import RocCurveDisplay, roc_curve
 
 from model_evaluation import (
@@ -45,17 +45,17 @@ from model_training import (
     load_checkpoint,
     log_odds,
     make_inputs,
-    platt_scaling,
     predict,
     probabilities,
+    record_inputs,
     rows_by_context,
     split_rows,
     warnings_of,
 )
 from preprocess_mitbih import (
+    STATEMENTS,
     check_choice,
     cut_beats,
-    find_beats,
     lead_name,
     load_dataset,
     new_files,
@@ -71,17 +71,10 @@ MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
 WHOLE_TARGET = False            # True: test all of them; the model has seen none
 
-# The same condition in both databases: names of MIT-BIH's classes; annotation symbols, of which one
-# in a strip is enough; statement of PTB-XL; score of a strip from its beats or crops, "mean" for
-# what lasts, "max" for what a single beat shows.
-CONDITIONS = {
-    "ventricular": (["ventricular", "V"], "VEr", "PVC", "max"),
-    "supraventricular": (["supraventricular", "S"], "AaJS", "PAC", "max"),
-    "LBBB": (["LBBB"], "L", "CLBBB", "mean"),
-    "RBBB": (["RBBB"], "R", "CRBBB", "mean"),
-    "paced": (["paced"], "/f", "PACE", "mean"),
-}
-NORMAL_CLASS = {"aami": "N", "clinical": "normal", "superclasses": "NORM"}   # by class map
+SAME = {"AFIB": "AFLT", "SVTAC": "PSVT"}   # MIT-BIH's first statement is either one in PTB-XL
+SINGLE = ["PVC", "PAC"]   # a single beat shows them: the largest score counts, not the mean
+BOTH = "abnormal, as both name it"
+FEW = 5                   # fewer patients have no interval
 
 
 # ---- Strips of both databases ----
@@ -96,8 +89,10 @@ def mitbih_strips(data, records):
     length = 10 * header.sampling_rate
     voltage = data.records.reshape(len(data.records), -1)
     ends = np.cumsum([record["samples"] for record in header.records])
-    every = pd.DataFrame(np.asarray(data.metadata))
-    signals, beats, symbols, place, left_out = [], [], [], [], Counter()
+    every = pd.DataFrame({field: data.metadata[field] for field in ("record", "sample")})
+    found = data.metadata["statements"] >= 0
+    is_normal = (data.metadata["symbol"] == "N") & np.isin(data.metadata["rhythm"], ["(N", ""])
+    signals, beats, shares, normal, place = [], [], [], [], []
     for (number, strip), inside in every.groupby(["record", every["sample"] // length]):
         record = header.records[number]
         start = strip * length
@@ -106,14 +101,16 @@ def mitbih_strips(data, records):
         first = ends[number] - record["samples"] + start
         signals.append(voltage[first:first + length].T)
         beats.append(inside["sample"].to_numpy() - start)
-        symbols.append(set(inside["symbol"]))
+        shares.append(found[inside.index].mean(axis=0))
+        normal.append(is_normal[inside.index].mean())
         place.append((record["name"], start, record["patient"]))
-    truth = {"abnormal": [found != {"N"} for found in symbols]}
-    for name, (_, of_condition, _, _) in CONDITIONS.items():
-        truth[name] = [not found.isdisjoint(of_condition) for found in symbols]
+    shares = pd.DataFrame(shares, columns=header.statement_names)
+    truth = (shares > 0).astype(float)
+    truth["PAC"] = truth["PAC"].where(shares["PAC"] <= 0.5)   # else nothing is early against them
     return SimpleNamespace(
         signals=np.array(signals), rate=header.sampling_rate, leads=header.leads, beats=beats,
-        truth=pd.DataFrame(truth, dtype=float), notes=["beats: annotated"], left_out=left_out,
+        truth=with_abnormal(truth, pd.Series(normal) < 1), left_out=Counter(),
+        notes=[f"beats: {header.r_peaks}"],
         place=pd.DataFrame(place, columns=["record", "sample", "patient"]))
 
 
@@ -124,16 +121,33 @@ def ptbxl_strips(data, folds):
     metadata = data.metadata[rows]
     superclasses = pd.DataFrame(metadata["superclasses"] == 1, columns=header.class_names)
     truth = pd.DataFrame(metadata["statements"] >= 0, columns=header.statement_names, dtype=float)
+    unite(truth)
     only_normal = superclasses["NORM"] & (superclasses.sum(axis=1) == 1)
     known = superclasses.any(axis=1) | (data.name != "ptbxl") & truth.any(axis=1)
-    truth.insert(0, "abnormal", (~only_normal).astype(float).where(known))
-    for name, (_, _, statement, _) in CONDITIONS.items():
-        truth[name] = truth.get(statement, np.nan)
     place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
     return SimpleNamespace(
-        signals=data.signals[rows], rate=header.sampling_rate, leads=header.leads, beats=None,
-        truth=truth, place=place, notes=["beats: found in all leads"],
+        signals=data.signals[rows], rate=header.sampling_rate, leads=header.leads,
+        beats=[peaks[peaks >= 0] for peaks in metadata["beats"]],
+        truth=with_abnormal(truth, (~only_normal).astype(float).where(known)),
+        place=place, notes=["beats: found in all leads"],
         left_out=Counter({"pieces without a label of normal or abnormal": int(np.sum(~known))}))
+
+
+def unite(table):
+    """Table with a column a statement: gives the statements of SAME the larger of both values."""
+    for name, other in SAME.items():
+        table[name] = table.filter([name, other]).max(axis=1)
+
+
+def with_abnormal(truth, abnormal):
+    """Tables of statements and of abnormal (n,) -> the questions of a strip.
+
+    "Abnormal, as both name it" leaves out what only one database names, such as infarction.
+    """
+    truth = truth.drop(columns="NORM", errors="ignore")
+    named = truth.filter(list(STATEMENTS)).any(axis=1)
+    both = named.astype(float).where(named | (abnormal == 0))
+    return pd.concat({"abnormal": abnormal.astype(float), BOTH: both}, axis=1).join(truth)
 
 
 def strips_of(data, members):
@@ -141,44 +155,36 @@ def strips_of(data, members):
     return ptbxl_strips(data, members) if data.is_ptbxl else mitbih_strips(data, members)
 
 
-def detect_beats(signals, rate):
-    """(n, leads, samples) mV -> list of n arrays of R peak positions, from all leads together."""
-    beats = []
-    for signal in signals:
-        energy = qrs_energy(signal, rate)
-        beats.append(recentre(signal, energy, find_beats(energy, rate), rate))
-    return beats
-
-
 # ---- Match the strips to the model ----
 
-def match_leads(available, wanted):
-    """Lead names of the strips and of the model -> column for each of the model's, a sentence."""
+def match_leads(signals, available, wanted):
+    """(n, leads, samples), its lead names, the model's -> the model's, an absent one 0; a sentence.
+
+    A single lead of another name stands in for the first one.
+    """
     names = list(map(lead_name, available))
-    sought = list(map(lead_name, wanted))
-    if set(sought) <= set(names):
-        columns = list(map(names.index, sought))
-        found = ", ".join(available[column] for column in columns)
-        return columns, f"leads: {found} as {', '.join(wanted)}"
-    if len(available) == 1:
-        return [0] * len(wanted), f"leads: {available[0]} stands in for {', '.join(wanted)}"
-    raise SystemExit(f"the model needs the leads {', '.join(wanted)}, but the other database has "
-                     f"{', '.join(available)}. Train on leads that both have (LEADS in "
-                     "preprocess_mitbih.py and model_training.py)")
+    columns = {place: names.index(lead) for place, lead in enumerate(map(lead_name, wanted))
+               if lead in names}
+    if not columns and len(names) > 1:
+        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
+                         f"database has {', '.join(available)}: choose other LEADS")
+    columns = columns or {0: 0}
+    matched = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
+    matched[:, list(columns)] = signals[:, list(columns.values())]
+    pairs = [f"{available[column]} as {wanted[place]}" for place, column in columns.items()]
+    return matched, f"leads: {', '.join(pairs)}"
 
 
-def inputs_of(checkpoint, strips):
-    """Strips -> (signals, features) of their beats or crops, strip of each, and sentences."""
+def inputs_of(checkpoint, strips, rows):
+    """Strips, some of them -> (signals, features) of their beats or crops, strip of each, notes."""
     recipe = checkpoint.recipe
     rate = checkpoint.header.sampling_rate
-    columns, sentence = match_leads(strips.leads, recipe.leads)
-    signals = resample(strips.signals[:, columns], strips.rate, rate)
-    notes = [sentence, f"sampling rate: {strips.rate} to {rate} Hz"]
-    if checkpoint.dataset == "ptbxl":
-        return *crop_inputs(signals, rate, recipe), notes
-    beats = strips.beats or detect_beats(strips.signals, strips.rate)
-    beats = [peaks * signals.shape[2] // strips.signals.shape[2] for peaks in beats]
-    return *strip_inputs(signals, beats, checkpoint), notes + strips.notes
+    signals, sentence = match_leads(strips.signals[rows], strips.leads, recipe.leads)
+    signals = resample(signals, strips.rate, rate)
+    beats = [strips.beats[row].astype(int) * rate // strips.rate for row in rows]
+    inputs = crop_inputs if checkpoint.dataset == "ptbxl" else strip_inputs
+    notes = [sentence, f"sampling rate: {strips.rate} to {rate} Hz", *strips.notes]
+    return *inputs(signals, beats, checkpoint), notes
 
 
 def strip_inputs(signals, positions, checkpoint):
@@ -186,21 +192,22 @@ def strip_inputs(signals, positions, checkpoint):
     half = checkpoint.segment // 2
     padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
     rate = checkpoint.header.sampling_rate
-    positions = [recentre(signal, qrs_energy(signal, rate), peaks, rate)
-                 for signal, peaks in zip(signals, positions)]
+    leads = [signal[signal.any(axis=1)][:1] for signal in signals]   # as in preprocess_mitbih.py
+    positions = [recentre(lead, qrs_energy(lead, rate), peaks, rate)
+                 for lead, peaks in zip(leads, positions)]
     cut = [cut_beats(signal, peaks + half, checkpoint.segment)[0]
            for signal, peaks in zip(padded, positions)]
     beats = {
         "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
         "sample": np.concatenate(positions)}
-    if not len(beats["sample"]):
-        raise SystemExit(f"no beat was found in any of the {len(signals)} strips")
     return make_inputs(np.concatenate(cut), beats, rate, checkpoint.recipe), beats["record"]
 
 
-def crop_inputs(signals, rate, recipe):
-    """(n, leads, samples) -> inputs of all half-overlapping crops, and strip of each."""
-    signals, features = make_inputs(signals, None, rate, recipe)
+def crop_inputs(signals, positions, checkpoint):
+    """The same for all half-overlapping crops of a PTB-XL model."""
+    recipe = checkpoint.recipe
+    rate = checkpoint.header.sampling_rate
+    signals, features = record_inputs(signals, positions, rate, recipe)
     starts = crop_starts(signals.shape[2], recipe.crop)
     crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
     strips = np.repeat(np.arange(len(signals)), len(starts))
@@ -209,32 +216,37 @@ def crop_inputs(signals, rate, recipe):
 
 # ---- Score ----
 
-def score_strips(checkpoint, net, outputs, strips):
+def score_strips(checkpoint, net, strips):
     """Strips -> those with a beat: truth, scores (log odds) and place; notes, left_out."""
-    inputs, number, notes = inputs_of(checkpoint, strips)
-    recipe = checkpoint.recipe
-    classes = len(checkpoint.header.class_names)
-    logits = predict(net, *inputs, np.arange(len(number)), recipe.crop)
-    odds = log_odds(probabilities(logits, recipe, classes))
-    odds = pd.DataFrame(np.hstack([odds, logits[:, classes:]])).groupby(number)
-    normal = outputs.index(NORMAL_CLASS[checkpoint.header.class_map])   # NORM is a statement, too
-    scores = {"abnormal": -odds[normal].mean()}
-    for name, (classes_of_beats, _, statement, score) in CONDITIONS.items():
-        for output in {*classes_of_beats, statement} & set(outputs):
-            scores[name] = odds[outputs.index(output)].agg(score)
-    for statement in outputs[classes:]:
-        if statement in strips.truth:
-            scores[statement] = odds[outputs.index(statement, classes)].mean()
-    scores = pd.DataFrame(scores)
+    header = checkpoint.header
+    tables = []
+    count = len(strips.truth)
+    for rows in np.array_split(np.arange(count), count // 2000 + 1):   # memory stays flat
+        inputs, number, notes = inputs_of(checkpoint, strips, rows)
+        logits = predict(net, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
+        logits = pd.DataFrame(logits[:, len(header.class_names):], columns=header.statement_names)
+        tables.append(answers(logits.groupby(rows[number])))
+    scores = pd.concat(tables)
+    scores = scores[scores.columns.intersection(strips.truth.columns, sort=False)]
     truth = strips.truth.loc[scores.index, scores.columns]
     place = strips.place.loc[scores.index]
     pieces = [place["record"], place["sample"]]   # of a 12-lead record, which has the largest score
-    without_beat = Counter({"strips without a beat": len(strips.truth) - len(scores)})
+    without_beat = Counter({"strips without a beat": count - len(scores)})
     return SimpleNamespace(
         truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
         scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
         place=place.drop_duplicates(["record", "sample"], ignore_index=True),
         notes=notes, left_out=strips.left_out + without_beat)
+
+
+def answers(logits):
+    """Logits of the statements, grouped by strip -> table of a strip's scores (log odds)."""
+    scores = logits.mean()
+    scores[SINGLE] = logits[SINGLE].max()
+    unite(scores)
+    abnormal = -scores.pop("NORM")
+    none = expit(-scores.filter(list(STATEMENTS))).prod(axis=1)
+    return pd.DataFrame({"abnormal": abnormal, BOTH: -log_odds(none)}, scores.index).join(scores)
 
 
 def beat_logits(checkpoint, net, data, rows):
@@ -244,36 +256,32 @@ def beat_logits(checkpoint, net, data, rows):
     """
     recipe = checkpoint.recipe
     header = data.header
-    was = checkpoint.header
-    if (was.class_map, was.sampling_rate) != (header.class_map, header.sampling_rate):
-        raise SystemExit(f"{data.name} has {header.class_map} classes, {header.sampling_rate} Hz, "
-                         f"the model {was.class_map}, {was.sampling_rate} Hz: make both with the "
-                         "same CLASS_MAP and SAMPLING_RATE in preprocess_mitbih.py")
-    columns, sentence = match_leads(header.leads, recipe.leads)
+    rate = checkpoint.header.sampling_rate
+    if header.sampling_rate != rate:
+        raise SystemExit(f"{data.name} has {header.sampling_rate} Hz, the model {rate} Hz: make "
+                         "both with the same SAMPLING_RATE in preprocess_mitbih.py")
     logits = torch.zeros(len(rows), checkpoint.net_arguments["outputs"])
-    length = recipe.context_seconds * header.sampling_rate
-    for part in rows_by_context(data.metadata[rows], length):
-        inputs = beat_inputs(data.signals[rows[part]][:, columns],
-                             data.metadata["sample"][rows[part]], header.sampling_rate, recipe)
+    for part in rows_by_context(data.metadata[rows], recipe.context_seconds * rate):
+        signals, sentence = match_leads(data.signals[rows[part]], header.leads, recipe.leads)
+        inputs = beat_inputs(signals, data.metadata["sample"][rows[part]], rate, recipe)
         logits[part] = predict(net, *map(torch.from_numpy, inputs), np.arange(len(part)),
                                recipe.crop)
     return logits, sentence
 
 
-def score_beats(checkpoint, net, outputs, data, records):
+def score_beats(checkpoint, net, data, records):
     """Dataset of beats, record names -> the same for beats, and Scored for the tables by class."""
     rows = np.flatnonzero(np.isin(data.record, records))
     logits, sentence = beat_logits(checkpoint, net, data, rows)
     scored = score_rows(checkpoint, net, data, rows, logits)
-    truth = pd.DataFrame(scored.truth, columns=outputs, dtype=float)
-    scores = pd.DataFrame(log_odds(scored.probability), columns=outputs)
-    normal = NORMAL_CLASS[data.header.class_map]
+    truth = pd.DataFrame(scored.truth, columns=scored.names, dtype=float)
+    scores = pd.DataFrame(log_odds(scored.probability), columns=scored.names)
+    normal = scored.names[0]
     is_beat = data.labels[scored.rows] < len(data.header.symbols)
     truth.insert(0, "abnormal", (1 - truth[normal]).where(is_beat))
     scores.insert(0, "abnormal", -scores[normal])
-    trained = ["abnormal", *filter(None, outputs)]
     return SimpleNamespace(
-        truth=truth[trained], scores=scores[trained], scored=scored, left_out=Counter(),
+        truth=truth, scores=scores, scored=scored, left_out=Counter(),
         notes=[sentence, f"beats: {data.header.r_peaks}"],
         place=pd.DataFrame({
             "record": data.record[scored.rows], "sample": data.metadata["sample"][scored.rows],
@@ -282,22 +290,15 @@ def score_beats(checkpoint, net, outputs, data, records):
 
 # ---- Figures ----
 
-def decide(results, validation):
-    """Gives the results probabilities of abnormal and a threshold, from the validation result.
-
-    Platt's scaling; the threshold has the best balanced accuracy.
-    """
+def choose_threshold(validation):
+    """Result of the source's validation strips -> threshold of the best balanced accuracy."""
     truth = validation.truth["abnormal"].dropna()
     if truth.nunique() < 2:
         raise SystemExit("the validation strips are not both normal and abnormal. Preprocess the "
                          "complete database")
-    score = validation.scores["abnormal"][truth.index].to_numpy()
-    slope, intercept = platt_scaling(score, truth)
-    false_positive, true_positive, cuts = roc_curve(truth, expit(slope * score + intercept))
-    threshold = cuts[np.argmax(true_positive - false_positive)]
-    for result in results.values():
-        result.probability = expit(slope * result.scores["abnormal"].to_numpy() + intercept)
-        result.threshold = np.clip(threshold, 0, 1)
+    false_positive, true_positive, cuts = roc_curve(
+        truth, validation.scores["abnormal"][truth.index])
+    return cuts[np.argmax(true_positive - false_positive)]
 
 
 def strip_figures(result, weights):
@@ -308,7 +309,7 @@ def strip_figures(result, weights):
                                             weights * known[:, k])
            for k, name in enumerate(result.truth)}
     abnormal = truth[:, 0]
-    called = result.probability >= result.threshold
+    called = (result.scores["abnormal"] >= result.threshold).to_numpy()
     weights = weights * known[:, 0]
     sensitivity = ratio(weights @ (abnormal & called), weights @ abnormal)
     specificity = ratio(weights @ ~(abnormal | called), weights @ ~abnormal)
@@ -321,16 +322,19 @@ def strip_figures(result, weights):
 
 def cross_tables(results):
     """Dict of side -> result -> dict of heading -> table."""
-    resampled, counts = {}, {}
+    resampled, counts, tables = {}, {}, {}
     for side, result in results.items():
         seed = int(side == "cross-domain")   # the sides are drawn apart
         resampled[side] = resample_patients(
             result.place["patient"], partial(strip_figures, result), seed)
         positive = result.truth == 1
+        patients = positive.groupby(result.place["patient"]).any().sum()
         counts[f"{side}, rows"] = result.truth.notna().sum()
         counts[f"{side}, positive"] = positive.sum()
-        counts[f"{side}, patients"] = positive.groupby(result.place["patient"]).any().sum()
-    tables = {side: summarise(table) for side, table in resampled.items()}
+        counts[f"{side}, patients"] = patients
+        few = "AUC, " + patients.index[patients < FEW]
+        resampled[side].loc[1:, few] = np.nan
+        tables[side] = summarise(resampled[side])
     if len(tables) == 2:
         home, away = resampled.values()
         both = home.columns.intersection(away.columns, sort=False)
@@ -338,27 +342,44 @@ def cross_tables(results):
     return tables | {"rows": pd.concat(counts, axis=1)}
 
 
+def tables_by_record(result):
+    """Result -> table of AUC: without the record that has most positive rows, and within records.
+
+    The latter compares rows of the same record only; each record weighs equally.
+    """
+    record = result.place["record"]
+    table = {}
+    for name, truth in result.truth.items():
+        positive = truth == 1
+        most = record[positive].mode().get(0)
+        groups = [record != most, *(record == one for one in record[positive].unique())]
+        without, *within = area_under_curve(
+            positive.to_numpy(), result.scores[name].to_numpy(),
+            np.array(groups, float) * truth.notna().to_numpy())
+        within = pd.Series(within, dtype=float)
+        table[name] = {"most positive rows": most, "AUC without that record": without,
+                       "AUC within records": within.mean(), "records": within.count()}
+    return pd.DataFrame(table).T
+
+
 # ---- Report ----
 
 def plot_report(results, tables, title, path):
-    """Dict of side -> result, tables -> PNG: ROC curve, calibration, AUC of the conditions."""
+    """Dict of side -> result, tables -> PNG: ROC curve, AUC of the questions."""
     names = tables["cross-domain"].filter(like="AUC", axis=0).index
-    figure = Figure(figsize=(13, 4 + len(names) / 10), layout="constrained")
-    roc, calibration, conditions = figure.subplots(1, 3)
+    figure = Figure(figsize=(11, 4 + len(names) / 10), layout="constrained")
+    roc, conditions = figure.subplots(1, 2)
     for (side, result), color in zip(results.items(), ("0.6", "black")):
         known = result.truth["abnormal"].notna()
-        answers = (result.truth["abnormal"][known], result.probability[known])
+        answers = (result.truth["abnormal"][known], result.scores["abnormal"][known])
         if answers[0].nunique() == 2:
             RocCurveDisplay.from_predictions(
                 *answers, ax=roc, name=side, curve_kwargs={"color": color})
-            CalibrationDisplay.from_predictions(
-                *answers, n_bins=10, ax=calibration, name=side, color=color)
         auc = tables[side].filter(like="AUC", axis=0)
         height = names.get_indexer(auc.index) + (side == "cross-domain") / 5
         conditions.hlines(height, auc["low"], auc["high"], color=color)
         conditions.plot(auc["value"], height, "o", color=color, label=side)
     roc.set(xlabel="1 - specificity", ylabel="sensitivity", title="normal or abnormal")
-    calibration.set(xlabel="probability of abnormal", ylabel="share that is abnormal")
     conditions.set(xlabel="AUC against the rest, 95% interval", yticks=range(len(names)),
                    yticklabels=names)
     conditions.invert_yaxis()
@@ -369,8 +390,8 @@ def scores_table(results):
     """Dict of side -> result -> table of one row a strip or beat: place, truth, scores."""
     tables = []
     for side, result in results.items():
-        called = result.probability >= result.threshold
-        table = result.place.assign(side=side, probability=result.probability, called=called)
+        called = result.scores["abnormal"] >= result.threshold
+        table = result.place.assign(side=side, called=called)
         tables.append(table.join([result.truth.add_suffix(" truth"),
                                   result.scores.add_suffix(" score")]))
     return pd.concat(tables)
@@ -451,32 +472,32 @@ def annotate(checkpoint, net, data, title, name):
 # ---- Main ----
 
 def compare(checkpoint, net, source, target):
-    """Checkpoint, net, both datasets -> dict of side -> result, with probabilities."""
-    sides = dict(checkpoint.recipe.sides)
-    if checkpoint.recipe.split == "random":
+    """Checkpoint, net, both datasets -> dict of side -> result, with a threshold."""
+    recipe = checkpoint.recipe
+    sides = dict(recipe.sides)
+    if recipe.split == "random":
         sides["test"] = []   # it was trained on
-    outputs = checkpoint.header.class_names
-    if source.is_ptbxl and checkpoint.recipe.statement_weight:
-        outputs = outputs + source.header.statement_names
-    if not source.is_ptbxl:   # a class without training rows has no score
-        trained = source.labels[split_rows(source, checkpoint.recipe)["train"]]
-        outputs = [name if k in trained else None for k, name in enumerate(outputs)]
     by_beat = not source.is_ptbxl and not target.is_ptbxl
     def score(data, members):
         if by_beat:
-            return score_beats(checkpoint, net, outputs, data, members)
-        return score_strips(checkpoint, net, outputs, strips_of(data, members))
+            return score_beats(checkpoint, net, data, members)
+        return score_strips(checkpoint, net, strips_of(data, members))
     members = choose_sides(target, "inter_patient")["test"]
     if WHOLE_TARGET:
         members = sum(choose_sides(target, "all").values(), [])
     results = {"in-domain": score(source, sides["test"])} if sides["test"] else {}
     results["cross-domain"] = score(target, members)
-    decide(results, score(source, sides["validation"]))
+    threshold = choose_threshold(score(source, sides["validation"]))
+    trained = source.metadata["statements"][split_rows(source, recipe)["train"]] >= 0
+    trained = np.array(source.header.statement_names)[trained.any(axis=0)]
     asked = (results["cross-domain"].truth == 1).any()
-    if asked.any():   # else there are no labels
-        for result in results.values():
-            result.truth = result.truth.filter(asked.index[asked | (asked.index == "abnormal")])
-            result.scores = result.scores.filter(result.truth.columns)
+    asked = asked[asked & asked.index.isin(
+        ["abnormal", BOTH, *source.header.class_names, *trained])]
+    for result in results.values():
+        result.threshold = threshold
+        if len(asked):   # else there are no labels
+            result.truth = result.truth.filter(asked.index)
+            result.scores = result.scores.filter(asked.index)
     return results
 
 
@@ -488,7 +509,7 @@ def main():
                          "model_evaluation.py does that")
     source = load_dataset(PRETRAINED_DATASET)
     target = load_dataset(TEST_DATASET)
-    checkpoint, net = load_checkpoint(source, MODEL)
+    checkpoint, net = load_checkpoint(source, MODEL, source.is_ptbxl != target.is_ptbxl)
     warnings = warnings_of(source.header, checkpoint.recipe)
     if target.header.simulated and not source.header.simulated:
         warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no figure is a result")
@@ -507,6 +528,8 @@ def main():
         return
     tables = cross_tables(results)
     away = results["cross-domain"]
+    if away.place["record"].duplicated().any():
+        tables["cross-domain, by record"] = tables_by_record(away)
     if hasattr(away, "scored"):
         tables |= make_tables(away.scored, resampled_figures(away.scored))
     with new_files(*(f"{name}_cross.{ending}" for ending in ("json", "csv", "png"))) as paths:

@@ -7,7 +7,7 @@ Writes  {dataset}_{model}_metrics.json     every table that is printed, with the
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
                                            bxb, LightWAVE and wfdb.rdann: {record}.{model}
         {dataset}_{model}_confusion.png    confusion matrix
-        {dataset}_{model}_curves.png       ROC and precision-recall curves, reliability
+        {dataset}_{model}_curves.png       ROC and precision-recall curves
         {dataset}_{model}_explanation.png  a test ECG of each class, with its attribution
         {dataset}_{model}_averages.png     mean attribution of each class, and the deletion test
         {dataset}_{model}_mistakes.png     the test ECGs with the largest errors
@@ -29,7 +29,6 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from scipy.ndimage import uniform_filter1d
-from sklearn.calibration import CalibrationDisplay
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, precision_recall_curve
 
 from model_training import (
@@ -55,7 +54,7 @@ MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 COMPARE_WITH = None       # None, or another model of the same dataset: "mlp"
 
 # interpretation
-METHODS = ["integrated_gradients", "gradient"]   # the first one is drawn
+STEPS = 32                # of the integrated gradients
 AVERAGED = 20             # correct examples of each class that are explained
 DELETED = [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]   # parts of the time, in the deletion test
 
@@ -333,34 +332,20 @@ def choose_examples(scored, number):
     return np.array(rows), np.array(classes)
 
 
-def attributions(method, net, crop, signals, features, classes):
+def integrated_gradients(net, crop, signals, features, classes):
     """(m, channels, samples), (m, k), (m,) class of each row -> (m, channels, samples).
 
-    gradient: its size (Simonyan et al. 2014). integrated_gradients: from the training mean to the
-    signal; they add up to the difference of the logits (Sundararajan et al. 2017).
+    From the training mean to the signal; they add up to the difference of the logits
+    (Sundararajan et al. 2017).
     """
-    steps = 1 if method == "gradient" else 32
     base = net.normalise_signals.mean
     total = torch.zeros_like(signals)
-    for step in range(steps):
-        part = 1 if method == "gradient" else (step + 0.5) / steps
-        x = (base + part * (signals - base)).requires_grad_()
+    for step in range(STEPS):
+        x = (base + (step + 0.5) / STEPS * (signals - base)).requires_grad_()
         logits = crop_logits(net, x, features, crop)
         logits.gather(1, classes[:, None]).sum().backward()
         total += x.grad
-    if method == "gradient":
-        return total.abs()
-    return total / steps * (signals - base)
-
-
-@torch.no_grad()
-def completeness_error(net, crop, signals, features, classes, attribution):
-    """Integrated gradients -> by how much they miss the difference of the logits, relative."""
-    base = net.normalise_signals.mean.expand_as(signals)
-    difference = crop_logits(net, signals, features, crop) - crop_logits(net, base, features, crop)
-    difference = difference.gather(1, classes[:, None])[:, 0]
-    missed = attribution.sum(dim=(1, 2)) - difference
-    return (missed.abs().sum() / difference.abs().sum()).item()
+    return total / STEPS * (signals - base)
 
 
 def by_lead(scored, attribution):
@@ -401,23 +386,13 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
 
 
 def explain(scored, rows, classes):
-    """Rows, class of each -> dict of method -> (m, leads, samples), table, completeness error.
-
-    The table has the deletion test of each method, at its own and at moved places.
-    """
-    inputs = (scored.signals[rows], scored.features[rows], torch.from_numpy(classes))
-    explained = {}
-    deletion = pd.DataFrame(index=DELETED)
-    missed = None
-    for method in METHODS:
-        attribution = attributions(method, scored.net, scored.recipe.crop, *inputs)
-        if method == "integrated_gradients":
-            missed = completeness_error(scored.net, scored.recipe.crop, *inputs, attribution)
-        explained[method] = by_lead(scored, attribution)
-        deletion[method] = deletion_test(scored, rows, classes, explained[method])
-        deletion[f"{method}, moved"] = deletion_test(
-            scored, rows, classes, explained[method], np.random.default_rng(0))
-    return explained, deletion, missed
+    """Rows, class of each -> (m, leads, samples) attribution, table of the deletion test."""
+    attribution = by_lead(scored, integrated_gradients(
+        scored.net, scored.recipe.crop, scored.signals[rows], scored.features[rows],
+        torch.from_numpy(classes)))
+    test = partial(deletion_test, scored, rows, classes, attribution)
+    deletion = {"at its places": test(), "at random places": test(np.random.default_rng(0))}
+    return attribution, pd.DataFrame(deletion, index=DELETED)
 
 
 # ---- Pictures ----
@@ -450,20 +425,16 @@ def plot_confusion(scored, path):
 
 
 def plot_curves(scored, path):
-    """PNG: ROC and precision-recall curve of each class, and reliability."""
-    figure = Figure(figsize=(15, 4.8), layout="constrained")
-    left, middle, right = figure.subplots(1, 3)
+    """PNG: ROC and precision-recall curve of each class."""
+    figure = Figure(figsize=(10, 4.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
     for name, truth, p, style in zip(scored.names, scored.truth.T, scored.probability.T, STYLES):
         if truth.min() < truth.max():
             RocCurveDisplay.from_predictions(truth, p, ax=left, name=name, curve_kwargs=style)
             precision, recall, _ = precision_recall_curve(truth, p)
-            middle.plot(recall, precision, **style)
-    counted = scored.called | (scored.recipe.task == "multilabel")   # else of the called class
-    CalibrationDisplay.from_predictions(
-        scored.truth[counted], scored.probability[counted], n_bins=10, ax=right, color="black")
+            right.plot(recall, precision, **style)
     left.set(xlabel="1 - specificity", ylabel="sensitivity")
-    middle.set(xlabel="sensitivity", ylabel="positive predictivity")
-    right.set(xlabel="probability", ylabel="share that is true")
+    right.set(xlabel="sensitivity", ylabel="positive predictivity")
     save_figure(figure, scored.title, path)
 
 
@@ -544,7 +515,7 @@ def caption_of(scored, row):
 
 
 def plot_averages(scored, classes, attribution, deletion, path):
-    """Mean attribution of each class, and the deletion test of each method -> PNG.
+    """Mean attribution of each class, and the deletion test -> PNG.
 
     Beats: over time. Records: by lead, because their beats are not aligned.
     """
@@ -561,8 +532,7 @@ def plot_averages(scored, classes, attribution, deletion, path):
         ax=left, ylabel="mean attribution (largest: 1)")
     deletion.plot(
         ax=right,
-        style=["-", "-", "--", "--"],
-        color=["black", "0.6"] * 2)
+        color=["black", "0.6"])
     right.set(
         xlabel="part of the time deleted",
         ylabel="mean probability of the class",
@@ -616,7 +586,7 @@ def make_tables(scored, resampled):
         "by class, 95% interval from": by_class["low"].unstack(sort=False),
         "by class, 95% interval to": by_class["high"].unstack(sort=False),
     }
-    if scored.data.header.class_map == "aami":
+    if not scored.data.is_ptbxl:
         if "232" in record:   # 75% of DS2's S beats
             tables["without record 232"] = figures_of_group(scored, record != "232")
         for start in (0, 5) if scored.recipe.split != "random" else ():
@@ -640,7 +610,8 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
     plot_curves(scored, curves)
     examples = [np.flatnonzero(classes == k)[(classes == k).sum() // 2]
                 for k in np.unique(classes)]
-    plot_ecgs(scored, rows[examples], attribution[examples], METHODS[0], explanation)
+    plot_ecgs(scored, rows[examples], attribution[examples], "Integrated gradients",
+              explanation)
     plot_averages(scored, classes, attribution, deletion, averages)
     error = np.abs(scored.truth - scored.probability).max(axis=1)
     worst = np.argsort(-error)[:4 if scored.data.is_ptbxl else 15]
@@ -662,20 +633,19 @@ def main():
         difference = summarise(resampled - resampled_figures(other))
         tables[f"difference from {COMPARE_WITH}"] = difference.loc["all"]
     rows, classes = choose_examples(scored, AVERAGED)
-    explained, deletion, missed = explain(scored, rows, classes)
+    attribution, deletion = explain(scored, rows, classes)
     tables["deletion test"] = deletion
 
     parts = ["confusion.png", "curves.png", "explanation.png", "averages.png",
              "mistakes.png", "metrics.json", "predictions.csv"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
         *pictures, metrics, predictions = paths
-        draw_pictures(scored, rows, classes, explained[METHODS[0]], deletion, pictures)
+        draw_pictures(scored, rows, classes, attribution, deletion, pictures)
         metrics.write_text(to_json({
             "title": scored.title,
             "recipe": vars(scored.recipe),
             "header": vars(scored.data.header),
             "tables": tables,
-            "completeness_error": missed,
         }))
         predictions_table(scored).to_csv(predictions, index=False, float_format="%.9g")
 

@@ -2,6 +2,7 @@
 
 Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
 Writes  {dataset}_{model}_model.pth      weights, and all that a later stage must know
+        {dataset}_{model}_strips_model.pth   the same of a second net, for the other database
         {dataset}_{model}_training.png   loss and validation score by epoch
         {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
 Takes   16 s for MIT-BIH, 106 s for PTB-XL at 100 Hz (cnn, two cores, no GPU).
@@ -25,20 +26,18 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
-from scipy.signal import butter, sosfiltfilt
 from scipy.special import expit, logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import as_names, check_choice, load_dataset, new_files
+from preprocess_mitbih import as_names, check_choice, lead_name, load_dataset, new_files
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-RECIPE = "home"           # "home": for records of the same database, or "transfer": of the other
-LEADS = "all"             # "all" leads of the .npy file, or names: ["II", "V1"]
+LEADS = None              # None: those of RECIPES, or names: ["II", "V1"]
 
 # split
 SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
@@ -50,45 +49,52 @@ TEST_FOLD = 10            # PTB-XL: only for the report
 
 # run
 SEED = 0                  # one seed, one result, on the CPU
+SECOND_NET = True         # train the net for the other database, too (STRIPS)
 RESUME = False            # True: go on after the last complete epoch of a stopped run
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
 # crop_seconds        what a net sees at a time: the middle of a beat, random crops of a record
 # context_seconds     parts of the records that the median beat and the rhythm come from
-# low_pass            Hz: cutoff; 40 removes what the two databases filter differently
+# leads               what the net sees; if the data have none of these, the first one
+# record_rhythm       whether a 12-lead record has features of its RR intervals
+# lead_dropout        share of the examples in training that `drop_leads` draws
 # template_distance   models that get the feature of `template_distance`
 # signal_noise        added in training, in standard deviations of the training rows
 # rhythm_noise        the same for the RR features
-# statement_weight    weight of a second loss, on PTB-XL's 71 SCP statements
+# statement_weight    weight of a second loss, on the SCP statements
 # learning_rate       peak of the one-cycle schedule
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
 # keep_epoch          "last", or "best" in validation: MIT-BIH's five patients cannot choose one
 # flatten_width       see `Net`
+TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
     "mitbih": {
-        "crop_seconds": 0.5, "context_seconds": 1800, "low_pass": None,
-        "template_distance": ["cnn"],
+        "crop_seconds": 0.5, "context_seconds": 1800, "lead_dropout": 0.0,
+        "leads": ["II"], "template_distance": ["cnn"],
         "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
         "class_weight_power": 0.25, "keep_epoch": "last", "flatten_width": 16,
     },
     "ptbxl": {
-        "crop_seconds": 2.5, "context_seconds": None, "low_pass": None,
-        "template_distance": [],
+        "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
+        "leads": TWELVE, "record_rhythm": False, "template_distance": [],
         "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 3.0,
         "epochs": 18, "batch_size": 64, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
         "class_weight_power": 0.25, "keep_epoch": "best", "flatten_width": None,
     },
 }
-TRANSFER = {   # what RECIPE = "transfer" changes
+STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
-        "context_seconds": 10, "low_pass": 40,
-        "template_distance": [],
-        "epochs": 3, "flatten_width": None,
+        "context_seconds": 10, "leads": ["II", "V1"], "template_distance": [],
+        "statement_weight": 100.0, "epochs": 3, "flatten_width": None,
     },
-    "ptbxl": {"crop_seconds": 5.0, "low_pass": 40, "statement_weight": 20.0, "epochs": 10},
+    "ptbxl": {
+        "crop_seconds": 5.0, "lead_dropout": 0.5,
+        "leads": ["II", "V1"], "record_rhythm": True,
+        "statement_weight": 20.0, "epochs": 10,
+    },
 }
 ARCHITECTURES = {
     "mitbih": {
@@ -180,42 +186,47 @@ def make_examples(data, recipe):
 
 
 def dataset_inputs(data, recipe):
-    """Dataset, settings -> the tensors of make_inputs for all of its rows."""
+    """Dataset, settings -> the inputs of all of its rows."""
     names = data.header.leads
     signals = data.signals
     if recipe.leads != names:
         signals = np.ascontiguousarray(signals[:, [names.index(x) for x in recipe.leads]])
-    beats = None if data.is_ptbxl else data.metadata
-    return make_inputs(signals, beats, data.header.sampling_rate, recipe)
+    rate = data.header.sampling_rate
+    if data.is_ptbxl:
+        beats = [peaks[peaks >= 0] for peaks in data.metadata["beats"]]
+        return record_inputs(signals, beats, rate, recipe)
+    return make_inputs(signals, data.metadata, rate, recipe)
+
+
+def record_inputs(signals, beats, rate, recipe):
+    """(n, leads, samples) mV, n arrays of beat positions -> the same inputs as make_inputs.
+
+    With record_rhythm: the mean, the smallest and the largest rhythm_features of its beats.
+    """
+    signals = torch.from_numpy(signals)
+    if not recipe.record_rhythm:
+        return signals, torch.zeros(len(signals), 0)
+    features = []
+    for peaks in beats:
+        of_beats = rhythm_features(rr_intervals(peaks if len(peaks) else np.zeros(1), rate))
+        features.append([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
+    return signals, torch.from_numpy(np.array(features).reshape(len(signals), -1))
 
 
 def make_inputs(signals, beats, rate, recipe):
     """Signals and beats -> signals (n, channels, samples) and features (n, k), float32 tensors.
 
-    signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS, or
-    None for 12-lead records, which have no features.
+    signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS.
     """
-    if beats is None:
-        signals = low_pass(signals, rate, recipe.low_pass)
-        return torch.from_numpy(signals), torch.zeros(len(signals), 0)
     parts = rows_by_context(beats, recipe.context_seconds * rate)
     inputs = [beat_inputs(signals[rows], beats["sample"][rows], rate, recipe) for rows in parts]
     order = np.argsort(np.concatenate(parts))
     return tuple(torch.from_numpy(np.concatenate(values)[order]) for values in zip(*inputs))
 
 
-def low_pass(signals, rate, cutoff):
-    """(n, leads, samples) float32 -> the same below the cutoff in Hz (4th-order Butterworth)."""
-    if not cutoff or cutoff >= rate / 2:
-        return signals
-    sections = butter(4, cutoff, fs=rate, output="sos")
-    parts = np.array_split(signals, len(signals) // 2048 + 1)   # in float64, thus part by part
-    return np.concatenate([sosfiltfilt(sections, part).astype(np.float32) for part in parts])
-
-
 def rows_by_context(beats, length):
     """(n,) beats -> list of the rows of each record, in equal parts of about `length` samples."""
-    table = pd.DataFrame(beats)
+    table = pd.DataFrame({name: beats[name] for name in ("record", "sample")})
     duration = table.groupby("record")["sample"].transform("max") + 1
     parts = (duration / length).round().clip(lower=1)
     part = table["sample"] * parts // duration
@@ -224,7 +235,6 @@ def rows_by_context(beats, length):
 
 def beat_inputs(signals, sample, rate, recipe):
     """(n, leads, samples) mV, (n,) positions of all beats of a record -> signals, features."""
-    signals = low_pass(signals, rate, recipe.low_pass)
     signals = relative_beats(signals, recipe.crop)
     features = rhythm_features(rr_intervals(sample, rate))
     if recipe.template_distance:
@@ -509,8 +519,9 @@ def loss_of(class_weight, statement_weight, logits, targets, statements):
     k = statements.shape[1]
     logits, others = logits.float().split([logits.shape[1] - k, k], dim=1)
     if targets.dim() == 1:
-        return F.cross_entropy(logits, targets, class_weight)
-    loss = F.binary_cross_entropy_with_logits(logits, targets)
+        loss = F.cross_entropy(logits, targets, class_weight)
+    else:
+        loss = F.binary_cross_entropy_with_logits(logits, targets)
     if k:
         loss = loss + statement_weight * F.binary_cross_entropy_with_logits(others, statements)
     return loss
@@ -530,6 +541,7 @@ def training_batches(net, examples, rows, batch_size, recipe):
     for batch, start in batches:
         signals = crops[batch, :, start]
         signals = add_noise(signals, recipe.signal_noise, net.normalise_signals.spread)
+        signals = drop_leads(signals, recipe)
         features = examples.features[batch]
         features = add_noise(features, recipe.rhythm_noise, net.normalise_features.spread)
         yield signals, features, examples.targets[batch], examples.statements[batch]
@@ -540,6 +552,20 @@ def add_noise(values, size, spread):
     if size == 0:
         return values
     return values + size * spread * torch.randn(values.shape, device=values.device)
+
+
+def drop_leads(signals, recipe):
+    """(b, channels, samples) -> the same, with absent leads, which are 0, in some rows.
+
+    A row that is drawn keeps all leads, II and V1, II, or V1.
+    """
+    names = np.array(list(map(lead_name, recipe.leads)))
+    kept = np.array([names != "", np.isin(names, ["II", "V1"]), names == "II", names == "V1"])
+    kept = torch.from_numpy(kept[kept.any(axis=1)])
+    drawn = torch.randint(len(kept), (len(signals),))
+    drawn = drawn * (torch.rand(len(signals)) < recipe.lead_dropout)
+    kept = kept[drawn].repeat(1, signals.shape[1] // len(names)).to(signals.device)
+    return signals * kept[:, :, None]
 
 
 def train_epoch(net, batches, loss_function, optimiser, schedule):
@@ -565,27 +591,27 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
 def validation_score(probability, targets, names):
     """(n, k) probabilities, targets of the validation rows -> the score; higher is better.
 
-    Multilabel: macro AUC. Multiclass: mean F1 of N, S and V, or of the classes that occur.
+    Multilabel: macro AUC. Multiclass: mean F1 of N, S and V.
     """
     targets = targets.numpy()
     if targets.ndim == 2:
         pairs = [(true, p) for true, p in zip(targets.T, probability.T) if true.min() < true.max()]
         return float(np.mean([roc_auc_score(*pair) for pair in pairs]))
-    classes = [i for i, name in enumerate(names) if name in ("N", "S", "V")]
-    return float(f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
-                          labels=classes or np.unique(targets)))
+    called = np.array(names)[probability.argmax(axis=1)]
+    return float(f1_score(np.array(names)[targets], called, average="macro", zero_division=0,
+                          labels=["N", "S", "V"]))
 
 
-def fit(net, examples, rows, recipe, header):
+def fit(net, examples, rows, recipe, header, name):
     """Trains the net -> history, a dict for each epoch, and the kept epoch.
 
     The kept epoch: its number, score, weights, and logits of the validation rows.
     """
-    names = header.class_names
+    classes = header.class_names
     targets = examples.targets[rows["validation"]]
     statements = examples.statements[rows["validation"]]
     run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
-    state_path = Path(f"{DATASET}_{MODEL}_state.pth")
+    state_path = Path(f"{name}_state.pth")
     batch_size = min(recipe.batch_size, len(rows["train"]))
     model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)
     net = getattr(model, "module", model)
@@ -593,7 +619,7 @@ def fit(net, examples, rows, recipe, header):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
-    weight = class_weights(examples.targets[rows["train"]], len(names), recipe.class_weight_power)
+    weight = class_weights(examples.targets[rows["train"]], len(classes), recipe.class_weight_power)
     loss_function = partial(loss_of, weight, recipe.statement_weight)
     history = []
     kept = {"score": -1.0}
@@ -608,7 +634,8 @@ def fit(net, examples, rows, recipe, header):
             continue
         logits = predict(net, examples.signals, examples.features, rows["validation"], recipe.crop)
         loss = loss_function(logits.to(targets.device), targets, statements).item()
-        score = validation_score(probabilities(logits, recipe, len(names)), targets.cpu(), names)
+        probability = probabilities(logits, recipe, len(classes))
+        score = validation_score(probability, targets.cpu(), classes)
         history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
                         "validation_score": score})
         if score > kept["score"] or recipe.keep_epoch == "last":
@@ -736,12 +763,13 @@ def load_pth(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_checkpoint(data, model):
-    """Dataset, model name -> checkpoint and net.
+def load_checkpoint(data, model, strips=False):
+    """Dataset, model name, whether for strips of 10 s -> checkpoint and net.
 
     Stops with one sentence if the file is missing or damaged, or was trained on other data.
     """
-    path = f"{data.name}_{model}_model.pth"
+    suffix = "_strips" if strips else ""
+    path = f"{data.name}_{model}{suffix}_model.pth"
     make = f'Make it with DATASET = "{data.name}", MODEL = "{model}": python model_training.py'
     try:
         checkpoint = SimpleNamespace(**load_pth(path))
@@ -791,17 +819,18 @@ def plot_history(history, title, path):
 
 # ---- Main ----
 
-def choose_recipe(data):
-    """The constants -> every setting of this run, as it travels in the checkpoint."""
-    settings = RECIPES[DATASET] | (TRANSFER[DATASET] if RECIPE == "transfer" else {})
-    recipe = SimpleNamespace(**settings, split=SPLIT, seed=SEED)
+def choose_recipe(data, changes=()):
+    """The constants -> every setting of a net, as it travels in the checkpoint."""
+    recipe = SimpleNamespace(**RECIPES[DATASET] | dict(changes), split=SPLIT, seed=SEED)
     recipe.sides = choose_sides(data, SPLIT)
     recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
     recipe.learning_rate = recipe.learning_rate[MODEL]
     recipe.template_distance = MODEL in recipe.template_distance
-    recipe.leads = data.header.leads if LEADS == "all" else as_names(LEADS)
-    if not set(recipe.leads) <= set(data.header.leads):
-        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.header.leads}")
+    available = data.header.leads
+    of_recipe = [name for name in available if lead_name(name) in recipe.leads]
+    recipe.leads = (of_recipe or available[:1]) if LEADS is None else as_names(LEADS)
+    if not set(recipe.leads) <= set(available):
+        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {available}")
     rate = data.header.sampling_rate
     recipe.crop = round(recipe.crop_seconds * rate)
     if recipe.crop > data.signals.shape[2]:
@@ -826,20 +855,13 @@ def make_net(examples, rows, recipe, classes):
     return net, arguments
 
 
-def main():
-    check_choice("DATASET", DATASET, RECIPES)
-    check_choice("MODEL", MODEL, MODELS)
-    check_choice("RECIPE", RECIPE, ["home", "transfer"])
-    check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
-    check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
-    device = start_processes()
+def train(data, device, name, changes):
+    """Dataset, device, name of the files, changes of the recipe -> writes the checkpoint."""
     torch.manual_seed(SEED)
-
-    data = load_dataset(DATASET)
-    recipe = choose_recipe(data)
+    recipe = choose_recipe(data, changes)
     rows = split_rows(data, recipe)
     warnings = warnings_of(data.header, recipe)
-    print(f"{DATASET} {MODEL}, {recipe.task}, on {device}. Rows:",
+    print(f"{name}, {recipe.task}, on {device}. Rows:",
           *(f"{len(part):,} {side}" for side, part in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
     if min(len(rows["train"]), len(rows["validation"])) == 0:
@@ -848,19 +870,18 @@ def main():
     examples = make_examples(data, recipe)
     classes = len(data.header.class_names)
     net, arguments = make_net(examples, rows, recipe, classes)
-    for name, tensor in vars(examples).items():
-        setattr(examples, name, tensor.to(device))
-    history, kept = fit(net.to(device), examples, rows, recipe, data.header)
+    for part, tensor in vars(examples).items():
+        setattr(examples, part, tensor.to(device))
+    history, kept = fit(net.to(device), examples, rows, recipe, data.header, name)
     if not is_main_process():
         return
 
     probability = probabilities(kept["logits"], recipe, classes)
     targets = examples.targets[rows["validation"]].cpu().numpy()
-    name = f"{DATASET}_{MODEL}"
     checkpoint = {
         "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
         "segment": data.signals.shape[2], "net_arguments": arguments,
-        "weights": {name: value.cpu() for name, value in kept["weights"].items()},
+        "weights": {part: value.cpu() for part, value in kept["weights"].items()},
         "epoch": kept["epoch"], "history": history,
         "versions": {"torch": str(torch.__version__)},
         "thresholds": best_thresholds(probability, targets),
@@ -870,6 +891,18 @@ def main():
         plot_history(history, ". ".join([name, *warnings]), picture_path)
     Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Kept epoch {kept['epoch']}. Wrote {name}_model.pth, {name}_training.png")
+
+
+def main():
+    check_choice("DATASET", DATASET, RECIPES)
+    check_choice("MODEL", MODEL, MODELS)
+    check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
+    check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
+    device = start_processes()
+    data = load_dataset(DATASET)
+    train(data, device, f"{DATASET}_{MODEL}", ())
+    if SECOND_NET:
+        train(data, device, f"{DATASET}_{MODEL}_strips", STRIPS[DATASET])
 
 
 if __name__ == "__main__":

@@ -1,13 +1,12 @@
 """Cuts the beats, annotated or detected, out of the records of MIT-BIH, or of others like them.
 
 Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr; fetched from PhysioNet if missing (100 MB)
-Writes  mitbih_signals.npy      (n, 360) float32 mV: one beat a row, its R peak at sample 180;
-                                (n, leads, 360) with several LEADS
+Writes  mitbih_signals.npy      (n, 2, 360) float32 mV: one beat a row, its R peak at sample 180;
+                                a lead that a record lacks is 0 mV; (n, 360) with one of LEADS
         mitbih_labels.npy       (n,) int64: index into class_names of the header, -1: no class
         mitbih_metadata.npy     (n,) structured: what BEAT_FIELDS names
         mitbih_annotations.npy  (k,) structured: the reference, what ANNOTATION_FIELDS names
-        mitbih_records.npy      (samples,) float32 mV: the chosen lead of all records, end to end;
-                                (samples, leads) with several LEADS
+        mitbih_records.npy      (samples, 2) float32 mV: the leads of all records, end to end
         mitbih_header.npy       JSON text: class names, leads, sampling rate, records, settings,
                                 versions, SHA-256 of the five arrays
 Takes   5 seconds for the 48 records, beside the download.
@@ -60,20 +59,22 @@ ANNOTATOR = "atr"         # ending of the reference annotations ("qrs", "ecg"), 
 R_PEAKS = "annotated"     # where the beats are: "annotated", or "detected" in the signals
 
 # leads and classes
-LEADS = ["MLII"]          # names in the header: ["MLII", "V1"]; SVDB: ["ECG1"], INCART: ["II"]
-LEAD_ABSENT = "first"     # 102 and 104 have no MLII: take the "first" signals, or "skip" them
-CLASS_MAP = "aami"        # "aami" (ANSI/AAMI EC57), or "clinical": what a cardiologist names apart
+LEADS = ["MLII", "V1"]    # names in the header; an absent one is 0 mV
+LEAD_ABSENT = "first"     # 102 and 104 have neither: take the "first" signal, or "skip" records
+                          # that lack any of them
 SEGMENT = 360             # samples of one beat, half of them before the R peak: 1 s
 
-# Class name -> annotation symbols, first the one that evaluation writes. Escape beats (e, j, n)
-# belong to N in EC57, not to S. The symbols B, n, r and ? occur in sister databases only. Symbols
-# outside "aami" mark no beat, but rhythm, noise or flutter waves: + ~ | x [ ! ] "
-CLASS_MAPS = {
-    "aami": {"N": "NLRBejn", "S": "SAaJ", "V": "VEr", "F": "F", "Q": "Q/f?"},
-    "clinical": {"normal": "N", "LBBB": "L", "RBBB": "R", "supraventricular": "SAaJejn",
-                 "ventricular": "VEr", "fusion": "F", "paced": "/f"},
-}
+# Classes of ANSI/AAMI EC57 -> symbols of beats, first the one that evaluation writes. Escape beats
+# (e, j, n) belong to N in EC57, not to S. The symbols B, n, r and ? occur in sister databases only.
+# Other symbols mark no beat, but rhythm, noise or flutter waves: + ~ | x [ ! ] "
+CLASSES = {"N": "NLRBejn", "S": "SAaJ", "V": "VEr", "F": "F", "Q": "Q/f?"}
 
+# What both databases name, as SCP statements of PTB-XL -> symbols and rhythms of the annotations.
+STATEMENTS = {
+    "NORM": "N", "PVC": "V E r", "PAC": "A a J S", "CLBBB": "L", "CRBBB": "R", "PACE": "/ f (P",
+    "AFIB": "(AFIB (AFL", "SVTAC": "(SVTA", "SBRAD": "(SBR", "BIGU": "(B", "TRIGU": "(T",
+    "2AVB": "(BII", "WPW": "(PREX",
+}
 # The inter-patient split of de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004.
 SUBSETS = {
     "DS1": "101 106 108 109 112 114 115 116 118 119 122 124 "
@@ -95,6 +96,8 @@ BEAT_FIELDS = [
     ("record", "<i4"),   # index into the header's records
     ("sample", "<i8"),   # position of the R peak at SAMPLING_RATE
     ("symbol", "U1"),    # of the annotation; empty for a detected beat without one
+    ("rhythm", "U8"),    # the annotations' last one before the beat: "(AFIB"
+    ("statements", "i1", len(STATEMENTS)),   # 100, or -1 where absent
 ]
 ANNOTATION_FIELDS = [
     ("record", "<i4"),
@@ -135,15 +138,14 @@ def record_names():
 
 
 def choose_leads(names):
-    """Lead names of a record -> the columns of LEADS, or of those that stand in for them."""
+    """Lead names of a record -> dict of place in LEADS -> column; the first signal stands in."""
     wanted = as_names(LEADS)
     known = [lead_name(name) for name in names]
-    absent = [lead for lead in wanted if lead_name(lead) not in known]
-    if not absent:
-        return [known.index(lead_name(lead)) for lead in wanted]
-    if LEAD_ABSENT == "skip" or len(names) < len(wanted):
-        raise LeadAbsent(f"no lead {' and '.join(absent)}, only {', '.join(names)}")
-    return list(range(len(wanted)))
+    columns = {place: known.index(lead_name(lead)) for place, lead in enumerate(wanted)
+               if lead_name(lead) in known}
+    if LEAD_ABSENT == "skip" and len(columns) < len(wanted):
+        raise LeadAbsent(f"not all of the leads {', '.join(wanted)}, only {', '.join(names)}")
+    return columns or {0: 0}
 
 
 def read_annotations(path, header):
@@ -170,7 +172,7 @@ def read_annotations(path, header):
     table["sample"] = np.round(annotation.sample * (header.fs / (annotation.fs or header.fs)))
     table["symbol"] = annotation.symbol
     table["aux"] = [note.strip("\0") for note in annotation.aux_note]
-    table["label"] = symbol_labels(table["symbol"], CLASS_MAPS[CLASS_MAP])
+    table["label"] = symbol_labels(table["symbol"])
     sample = table["sample"]
     if not is_beat(table).any():
         raise ValueError("its annotations mark no beat")
@@ -288,6 +290,12 @@ def recentre(signals, energy, sample, rate):
     return (sample + deviation.argmax(axis=-1) - reach).clip(0, len(energy) - 1)
 
 
+def detect_beats(signals, rate):
+    """(leads, samples) mV -> (k,) positions of the beats, from all leads together."""
+    energy = qrs_energy(signals, rate)
+    return recentre(signals, energy, find_beats(energy, rate), rate)
+
+
 def around(values, sample, reach):
     """(..., samples), (k,) positions -> (..., k, 2 * reach + 1) values around them."""
     columns = sample[:, None] + np.arange(-reach, reach + 1)
@@ -341,15 +349,15 @@ def cut_beats(signals, sample, segment):
     return signals[:, columns].swapaxes(0, 1), complete
 
 
-def symbol_labels(symbols, class_map):
-    """(k,) annotation symbols -> (k,) int64 class indices, -1 outside the class map."""
-    index = {symbol: i for i, group in enumerate(class_map.values()) for symbol in group}
+def symbol_labels(symbols):
+    """(k,) annotation symbols -> (k,) int64 indices of CLASSES, -1 for what marks no beat."""
+    index = {symbol: i for i, group in enumerate(CLASSES.values()) for symbol in group}
     return np.array([index.get(symbol, -1) for symbol in symbols.tolist()], np.int64)
 
 
 def is_beat(annotations):
     """(k,) table of ANNOTATION_FIELDS -> mask of the beats."""
-    return symbol_labels(annotations["symbol"], CLASS_MAPS["aami"]) >= 0
+    return symbol_labels(annotations["symbol"]) >= 0
 
 
 def cut_record(name, signals_file, records_file):
@@ -367,21 +375,25 @@ def cut_record(name, signals_file, records_file):
     marks = np.round(annotations["sample"][is_beat(annotations)] * scale).astype(np.int64)
     marks = marks.clip(max=round(header.sig_len * scale) - 1)
     positions, written = [], []
-    for start, stop, signals in read_signals(path, header, columns):
-        signals = resample(signals, header.fs, SAMPLING_RATE).astype(np.float32)
+    for start, stop, present in read_signals(path, header, list(columns.values())):
+        present = resample(present, header.fs, SAMPLING_RATE)
+        signals = np.zeros((len(as_names(LEADS)), present.shape[1]), np.float32)
+        signals[list(columns)] = present
         start = round(start * scale)
         stop = round(stop * scale)
         first = max(0, start - MARGIN * SAMPLING_RATE)
-        energy = qrs_energy(signals, SAMPLING_RATE)
+        lead = present[:1]   # one finds the beats: with V1, P waves are found, too
+        energy = qrs_energy(lead, SAMPLING_RATE)
         found = first + find_beats(energy, SAMPLING_RATE) if is_detected() else marks
         found = found[(found >= start) & (found < stop)] - first
-        sample = np.sort(recentre(signals, energy, found, SAMPLING_RATE))
+        sample = np.sort(recentre(lead, energy, found, SAMPLING_RATE))
         segments, complete = cut_beats(signals, sample, SEGMENT)
         signals_file.append(segments)
         records_file.append(signals[:, start - first:stop - first].T)
         positions.append(first + sample)
         written.append(complete)
-    header.leads = [header.sig_name[column] for column in columns]
+    header.leads = {as_names(LEADS)[place]: header.sig_name[column]
+                    for place, column in columns.items()}
     return header, annotations, np.concatenate(positions), np.concatenate(written)
 
 
@@ -400,7 +412,7 @@ def label_beats(header, annotations, positions):
     if is_detected():
         sample = np.round(positions * (header.fs / SAMPLING_RATE))
         if ANNOTATOR:
-            labels[~in_flutter(annotations, sample)] = len(CLASS_MAPS[CLASS_MAP])
+            labels[~in_flutter(annotations, sample)] = len(CLASSES)
         pairs = pair_beats(annotations["sample"][marks], sample, header.fs)
         partners, beats = pairs[(pairs >= 0).all(axis=1)].T
         marks = marks[partners]
@@ -408,6 +420,11 @@ def label_beats(header, annotations, positions):
     annotations["row"][marks] = beats
     table["symbol"][beats] = annotations["symbol"][marks]
     labels[beats] = annotations["label"][marks]
+    rhythm = pd.Series(annotations["aux"]).where(annotations["symbol"] == "+").ffill().fillna("")
+    table["rhythm"][beats] = rhythm[marks]
+    for place, names in enumerate(map(str.split, STATEMENTS.values())):
+        found = np.isin(table["symbol"], names) | np.isin(table["rhythm"], names)
+        table["statements"][:, place] = np.where(found, 100, -1)
     return table, labels
 
 
@@ -480,8 +497,9 @@ def count_left_out(left_out, header, written, annotations, label):
         "beats too near to the ends of the record to fill a segment": np.sum(~written),
         "annotated beats that were not detected": np.sum(missed) if is_detected() else 0,
         "beats without a label": np.sum(written & (label < 0)),
-        f"record {header.record_name}: {' '.join(header.leads)} stands in for the leads":
-            int(list(map(lead_name, header.leads)) != list(map(lead_name, as_names(LEADS)))),
+        "records that lack one of the leads": int(len(header.leads) < len(as_names(LEADS))),
+        f"record {header.record_name}: the first signal stands in for lead {as_names(LEADS)[0]}":
+            int({*map(lead_name, header.leads)}.isdisjoint(map(lead_name, header.leads.values()))),
         f"records resampled from {header.fs:g} to {SAMPLING_RATE} Hz":
             int(header.fs != SAMPLING_RATE),
     })
@@ -493,7 +511,7 @@ def check_published(annotations, records):
     Other counts stop the run: the data are not the published ones. Returns a sentence.
     """
     subsets = np.array([record["subset"] for record in records])
-    labels = symbol_labels(annotations["symbol"], CLASS_MAPS["aami"])
+    labels = symbol_labels(annotations["symbol"])
     equal = []
     for subset, (size, *published) in PUBLISHED.items():
         inside = (subsets == subset) | (subset == "all")
@@ -526,11 +544,10 @@ def is_detected():
 
 def class_names():
     """Names of the labels."""
-    return [*CLASS_MAPS[CLASS_MAP]] + ["not a beat"] * (is_detected() and ANNOTATOR is not None)
+    return [*CLASSES] + ["not a beat"] * (is_detected() and ANNOTATOR is not None)
 
 
 def main():
-    check_choice("CLASS_MAP", CLASS_MAP, CLASS_MAPS)
     check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
     check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
@@ -555,8 +572,9 @@ def main():
         for path, array in zip(paths[2:], (labels, beats, annotations)):
             save_array(path, array)
         save_header(dict(zip(parts, paths)), {
-            "class_map": CLASS_MAP, "class_names": class_names(),
-            "symbols": [symbols[0] for symbols in CLASS_MAPS[CLASS_MAP].values()],
+            "class_names": class_names(),
+            "symbols": [symbols[0] for symbols in CLASSES.values()],
+            "statement_names": list(STATEMENTS),
             "leads": leads, "sampling_rate": SAMPLING_RATE,
             "annotator": ANNOTATOR, "r_peaks": "detected" if is_detected() else "annotated",
             "records": records, "simulated": simulated})
@@ -703,7 +721,7 @@ def load_dataset(name):
         if hashlib.sha256(text.encode()).hexdigest() != digest:
             raise ValueError(f"{name}_header.npy has a wrong checksum")
         header = SimpleNamespace(**json.loads(text))
-        is_ptbxl = header.class_map == "superclasses"
+        is_ptbxl = not hasattr(header, "records")
         data = SimpleNamespace(name=name, is_ptbxl=is_ptbxl, header=header)
         for part, expected in header.sha256.items():
             path = f"{name}_{part}.npy"

@@ -78,9 +78,10 @@ def trained(prepared, checkpoints):
     """A function that trains a small model, or takes the one that an earlier test trained."""
     def train(dataset, model, **constants):
         key = repr((dataset, model, constants))
-        path = prepared / f"{dataset}_{model}_model.pth"
         if key not in checkpoints:
-            harness.train(dataset, model, {"epochs": 2}, **constants)
-            checkpoints[key] = path.read_bytes()
-        path.write_bytes(checkpoints[key])
+            harness.train(dataset, model, {"epochs": 2}, SECOND_NET=True,
+                          STRIPS={dataset: {"epochs": 2}}, **constants)
+            checkpoints[key] = {path.name: path.read_bytes() for path in prepared.glob("*.pth")}
+        for name, content in checkpoints[key].items():
+            (prepared / name).write_bytes(content)
     return train

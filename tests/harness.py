@@ -60,10 +60,13 @@ def run_stage(stage, **constants):
 
 
 def train(dataset="mitbih", model="mlp", settings=None, **constants):
-    """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint."""
+    """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint.
+
+    Without the second net, unless SECOND_NET says other.
+    """
     recipe = {dataset: {"epochs": 1} | (settings or {})}
-    run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe, TRANSFER=recipe,
-              **{"DEVICE": "cpu"} | constants)
+    run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe,
+              **{"DEVICE": "cpu", "SECOND_NET": False} | constants)
     return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")
 
 

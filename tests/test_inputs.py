@@ -9,12 +9,12 @@ from harness import changed
 
 import model_training as stage
 
-STRIPS = {"context_seconds": 10, "low_pass": 40, "template_distance": True}
+STRIPS = {"context_seconds": 10, "template_distance": True}
 
 
 def inputs_of(data, rows=slice(None), **settings):
     """MIT-BIH dataset, rows -> signals and features of make_inputs."""
-    recipe = {"context_seconds": 1800, "low_pass": None, "template_distance": False, "crop": 180}
+    recipe = {"context_seconds": 1800, "template_distance": False, "crop": 180}
     return stage.make_inputs(data.signals[rows], data.metadata[rows], 360,
                              SimpleNamespace(**recipe | settings))
 
@@ -98,37 +98,57 @@ def test_a_record_has_the_same_inputs_whatever_else_is_in_the_array(prepared, se
     torch.testing.assert_close(alone[1], features[rows])
 
 
-def test_low_pass_keeps_what_is_below_the_cutoff_and_removes_what_is_above():
-    t = np.arange(3600) / 360
-    slow = np.sin(2 * np.pi * 10 * t)
-    fast = np.sin(2 * np.pi * 90 * t)
-    signals = (slow + fast)[None, None].astype(np.float32)
-    filtered = stage.low_pass(signals, 360, 40)
-    np.testing.assert_allclose(filtered[0, 0, 360:-360], slow[360:-360], atol=0.05)
-    assert filtered.dtype == np.float32
-    assert stage.low_pass(signals, 60, 40) is signals   # nothing is above half the rate
-    assert stage.low_pass(signals, 360, None) is signals
-
-
 @pytest.mark.parametrize("leads", [["V1", "II"], ("V1", "II"), "V1 II"])
-def test_leads_are_chosen_by_name_and_12_lead_records_have_no_features(prepared, leads):
+def test_leads_are_chosen_by_name_and_12_lead_records_have_features_of_their_rhythm(
+        prepared, leads):
     data = stage.load_dataset("ptbxl")
     with changed(stage, DATASET="ptbxl", LEADS=leads):
-        examples = stage.make_examples(data, stage.choose_recipe(data))
+        home = stage.make_examples(data, stage.choose_recipe(data))
+        examples = stage.make_examples(data, stage.choose_recipe(data, stage.STRIPS["ptbxl"]))
+    assert home.features.shape == (300, 0)
     np.testing.assert_array_equal(examples.signals, data.signals[:, [6, 1]])
-    assert examples.features.shape == (300, 0)
+    assert examples.features.shape == (300, 75)
+    peaks = data.metadata["beats"][7]
+    of_beats = stage.rhythm_features(stage.rr_intervals(peaks[peaks >= 0], 100))
+    expected = [of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)]
+    np.testing.assert_allclose(examples.features[7], np.concatenate(expected), rtol=1e-6)
+
+
+def test_a_record_without_beats_has_finite_features():
+    recipe = SimpleNamespace(record_rhythm=True)
+    signals = np.zeros((2, 1, 1000), np.float32)
+    _, features = stage.record_inputs(signals, [np.zeros(0, int), np.array([500])], 100, recipe)
+    assert features.shape == (2, 75) and torch.isfinite(features).all()
+
+
+def test_a_part_of_the_rows_keeps_lead_ii_v1_or_both():
+    torch.manual_seed(0)
+    signals = torch.ones(4000, 6, 5)   # three leads, then their differences from the median beat
+    recipe = SimpleNamespace(leads=["I", "MLII", "V1"], lead_dropout=0.6)
+    dropped = stage.drop_leads(signals, recipe)
+    assert torch.equal(dropped[:, :3], dropped[:, 3:])
+    kept = [tuple(row) for row in dropped[:, :3, 0].int().tolist()]
+    share = {pattern: kept.count(pattern) / 4000 for pattern in set(kept)}
+    assert share == {(1, 1, 1): pytest.approx(0.55, abs=0.03), **{
+        pattern: pytest.approx(0.15, abs=0.03) for pattern in [(0, 1, 1), (0, 1, 0), (0, 0, 1)]}}
+    for leads in (["II"], ["V5"]):   # a single lead stays
+        one = SimpleNamespace(leads=leads, lead_dropout=1.0)
+        assert torch.equal(stage.drop_leads(signals[:, :1], one), signals[:, :1])
 
 
 @pytest.mark.parametrize("dataset", ["ptbxl", "mitbih"])
 def test_targets_and_statements_are_those_of_the_metadata(prepared, dataset):
     data = stage.load_dataset(dataset)
     with changed(stage, DATASET=dataset):
-        examples = stage.make_examples(data, stage.choose_recipe(data))
-    if dataset == "mitbih":
-        np.testing.assert_array_equal(examples.targets, data.labels)
-        assert examples.statements.shape == (len(data.labels), 0)
-        return
-    np.testing.assert_array_equal(examples.targets, data.metadata["superclasses"])
+        recipe = stage.choose_recipe(data, stage.STRIPS.get(dataset, {}))
+        examples = stage.make_examples(data, recipe)
+        if dataset == "mitbih":
+            np.testing.assert_array_equal(examples.targets, data.labels)
+            at_home = stage.make_examples(data, stage.choose_recipe(data))
+            assert at_home.statements.shape == (len(data.labels), 0)
+            assert (recipe.leads, stage.choose_recipe(data).leads) == (["MLII", "V1"], ["MLII"])
+        else:
+            np.testing.assert_array_equal(examples.targets, data.metadata["superclasses"])
     np.testing.assert_array_equal(examples.statements, data.metadata["statements"] > -1)
     assert 0 < examples.statements.mean() < 1
 

@@ -25,7 +25,7 @@ import preprocess_mitbih
 
 NAMES = ["N", "S", "V", "F", "Q"]
 SMALL = {"AVERAGED": 2}
-FAST = {**SMALL, "METHODS": ["gradient"], "DELETED": [0, 0.5]}   # for tests of something else
+FAST = {**SMALL, "STEPS": 1, "DELETED": [0, 0.5]}   # for tests of something else
 
 
 def close(values, expected):
@@ -54,7 +54,7 @@ def example(task="multiclass", classes=5, rows=400, **data):
         truth = rng.random((rows, 5)) < 0.4
         probability = np.round(0.3 * truth + 0.7 * rng.random((rows, 5)), 2)   # with ties
         called = probability >= [0.2, 0.3, 0.4, 0.5, 0.6]
-    header = SimpleNamespace(class_map="aami" if task == "multiclass" else "superclasses")
+    header = SimpleNamespace()
     everything = SimpleNamespace(header=header, patient=np.arange(rows) // 4, **data)
     recipe = SimpleNamespace(task=task, split="random")   # without the tables of EC57
     return stage.Scored("", everything, None, recipe, NAMES, np.arange(rows), truth, called,
@@ -225,7 +225,7 @@ def two_annotators(rate, **records):
     calls = [(record, *call) for record, (_, called) in records.items() for call in called]
     annotations = pd.DataFrame(marks, columns=["record", "sample", "symbol"])
     annotations["label"] = preprocess_mitbih.symbol_labels(
-        annotations["symbol"].to_numpy(), preprocess_mitbih.CLASS_MAPS["aami"])
+        annotations["symbol"].to_numpy())
     annotations["rate"] = rate
     data = SimpleNamespace(header=SimpleNamespace(symbols=list("NSVFQ")), annotations=annotations)
     return data, pd.DataFrame(calls, columns=["record", "sample", "symbol"])
@@ -423,21 +423,6 @@ def random_inputs(rows, samples):
     return net, 60, signals, features, torch.tensor([0, 3, 1][:rows])
 
 
-@pytest.mark.parametrize("samples", [60, 100])   # one crop, three crops
-def test_the_gradient_equals_finite_differences(samples):
-    net, crop, signals, features, classes = arguments = random_inputs(2, samples)
-    attribution = stage.attributions("gradient", *arguments)
-    for lead, sample in ((0, 7), (1, 33)):
-        step = torch.zeros_like(signals)
-        step[:, lead, sample] = 1e-6
-        with torch.no_grad():
-            ends = [model_training.crop_logits(net, x, features, crop)
-                    for x in (signals + step, signals - step)]
-        difference = (ends[0] - ends[1]).gather(1, classes[:, None])[:, 0] / 2e-6
-        torch.testing.assert_close(attribution[:, lead, sample], difference.abs(),
-                                   atol=1e-6, rtol=1e-5)
-
-
 class Squares(torch.nn.Module):
     """Logits: the sum of the squares of all samples, and the sum of the samples."""
     normalise_signals = SimpleNamespace(mean=torch.full((2, 1), 0.3))
@@ -448,7 +433,7 @@ class Squares(torch.nn.Module):
 
 def test_integrated_gradients_of_sums_and_squares_equal_a_computation_by_hand():
     signals = torch.randn(2, 2, 60)
-    attribution = stage.attributions("integrated_gradients", Squares(), 60, signals,
+    attribution = stage.integrated_gradients(Squares(), 60, signals,
                                      torch.zeros(2, 0), torch.tensor([0, 1]))
     expected = torch.stack([signals[0].square() - 0.3 ** 2, signals[1] - 0.3])
     torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=1e-5)
@@ -456,7 +441,7 @@ def test_integrated_gradients_of_sums_and_squares_equal_a_computation_by_hand():
 
 def test_integrated_gradients_add_up_to_the_difference_of_the_logits():
     net, crop, signals, features, classes = arguments = random_inputs(3, 100)
-    attribution = stage.attributions("integrated_gradients", *arguments)
+    attribution = stage.integrated_gradients(*arguments)
     mean = torch.full_like(signals, 0.3)
     with torch.no_grad():
         ends = [model_training.crop_logits(net, x, features, crop).gather(1, classes[:, None])
@@ -464,11 +449,6 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits():
     difference = (ends[0] - ends[1])[:, 0]
     missed = attribution.sum(dim=(1, 2)) - difference
     assert missed.abs().sum() < 0.03 * difference.abs().sum()
-    wrong = attribution.clone()
-    wrong[:2, 0, 0] += torch.tensor([1, -1])   # errors that cancel out
-    for values, gap in ((attribution, missed), (wrong, missed + torch.tensor([1, -1, 0]))):
-        error = gap.abs().sum() / difference.abs().sum()
-        assert stage.completeness_error(*arguments, values) == pytest.approx(error.item())
 
 
 def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
@@ -549,7 +529,7 @@ def test_every_output_says_what_it_was_made_from(trained, capsys, dataset, model
     # single beats of a record, as a random split has them, are no record
     assert not any("EC57" in heading for heading in tables)
     assert not Path(f"{name}_annotations").exists()
-    methods = {f"{method}{place}" for method in stage.METHODS for place in ("", ", moved")}
+    methods = {"at its places", "at random places"}
     assert all(set(row) == methods for row in tables["deletion test"].values())
 
 

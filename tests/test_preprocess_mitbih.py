@@ -91,9 +91,9 @@ def test_every_complete_beat_is_a_row_and_nothing_else(database):
     assert (data.metadata["symbol"] == symbols[is_row]).all()
     assert (data.record == data.annotations["record"][is_row].to_numpy(str)).all()
     assert np.abs(data.metadata["sample"] - sample[is_row]).max() < 25   # R peaks: 70 ms
-    assert data.signals.shape == (len(data.labels), 1, 360)
+    assert data.signals.shape == (len(data.labels), 2, 360)
     assert (data.signals.dtype, data.labels.dtype) == (np.float32, np.int64)
-    class_of = {s: name for name, symbols in stage.CLASS_MAPS["aami"].items() for s in symbols}
+    class_of = {s: name for name, symbols in stage.CLASSES.items() for s in symbols}
     classes = [data.header.class_names[label] for label in data.labels]
     assert classes == [class_of[symbol] for symbol in symbols[is_row]]
     of_annotation = data.annotations["label"].to_numpy()
@@ -101,17 +101,49 @@ def test_every_complete_beat_is_a_row_and_nothing_else(database):
     assert (of_annotation[~np.isin(symbols, list(BEATS))] == -1).all()
 
 
-@pytest.mark.parametrize("record, lead", [("101", "MLII"), ("114", "MLII"), ("102", "V5")])
-def test_signals_are_the_lead_by_name_in_millivolts(database, record, lead):
+@pytest.mark.parametrize("record, leads", [
+    ("101", {"MLII": "MLII", "V1": "V1"}), ("114", {"MLII": "MLII"}), ("102", {"MLII": "V5"})])
+def test_signals_are_the_leads_by_name_in_millivolts_and_0_where_absent(database, record, leads):
     data = run()
     rows = data.record == record
-    voltage = lead_of(record, lead)
-    expected = [voltage[sample - 180:sample + 180] for sample in data.metadata["sample"][rows]]
-    np.testing.assert_array_equal(data.signals[rows, 0], expected)
     entry = data.header.records[RECORDS.index(record)]
-    assert (entry["name"], entry["leads"], entry["samples"]) == (record, [lead], 7200)
+    assert (entry["name"], entry["leads"], entry["samples"]) == (record, leads, 7200)
     start = 7200 * RECORDS.index(record)
-    np.testing.assert_array_equal(data.records[start:start + 7200], voltage)
+    for place, lead in enumerate(["MLII", "V1"]):
+        voltage = lead_of(record, leads[lead]) if lead in leads else np.zeros(7200)
+        expected = [voltage[sample - 180:sample + 180] for sample in data.metadata["sample"][rows]]
+        np.testing.assert_array_equal(data.signals[rows, place], expected)
+        np.testing.assert_array_equal(data.records[start:start + 7200, place], voltage)
+
+
+def test_a_beat_has_the_statements_of_its_symbol_and_of_its_rhythm(pulses):
+    """Rhythms are told once, where they begin; NORM is about the beat alone."""
+    symbols = [*"NNVN", *"NAN", *"LR/fEaS", *"NNN"]
+    rhythms = {0: "(N", 4: "(AFIB", 7: "(P", 14: "(SVTA", 16: "(NOD"}
+    marks = [(int(peak), symbol, "") for peak, symbol in zip(pulses, symbols)]
+    marks += [(int(pulses[k]) - 5, "+", rhythm) for k, rhythm in rhythms.items()]
+    sample, symbol, aux = zip(*sorted(marks))
+    wfdb.wrann("p", "atr", np.array(sample), list(symbol), aux_note=list(aux), write_dir=MITBIH)
+    data = run(RECORDS=["p"])
+    assert set(np.unique(data.metadata["statements"])) == {-1, 100}
+    names = np.array(data.header.statement_names)
+    found = [" ".join(names[row >= 0]) for row in data.metadata["statements"]]
+    assert found == ["NORM", "NORM", "PVC", "NORM", "NORM AFIB", "PAC AFIB", "NORM AFIB",
+                     "CLBBB PACE", "CRBBB PACE", "PACE", "PACE", "PVC PACE", "PAC PACE",
+                     "PAC PACE", "NORM SVTAC", "NORM SVTAC", "NORM"]
+    assert data.metadata["rhythm"].tolist() == (
+        ["(N"] * 4 + ["(AFIB"] * 3 + ["(P"] * 7 + ["(SVTA"] * 2 + ["(NOD"])
+    assert list(names) == list(stage.STATEMENTS)
+    marked = [mark for marks in stage.STATEMENTS.values() for mark in marks.split()]
+    assert len(set(marked)) == len(marked)
+
+
+def test_detected_beats_have_the_statements_of_their_partners(pulses):
+    annotate(np.delete(pulses, 4), "V" + "N" * (len(pulses) - 2))
+    data = run(RECORDS=["p"], R_PEAKS="detected")
+    norm, pvc = data.metadata["statements"][:, :2].T
+    assert pvc.tolist() == [100] + [-1] * (len(pulses) - 1)
+    assert np.flatnonzero(norm < 0).tolist() == [0, 4]   # where there is no mark, there is none
 
 
 def test_what_is_left_out_is_counted(database, capsys):
@@ -159,6 +191,7 @@ def test_marks_moved_by_up_to_19_ms_give_the_same_rows(database, shift):
         moved = sample + np.where(is_beat, np.sign(shift) * chance.integers(0, 7, len(sample)), 0)
         simulate.write_marks(MITBIH, record, moved.clip(0, 7199), symbols)
     data = run(RECORDS=names)
+    data.metadata["rhythm"] = right.metadata["rhythm"]   # the marks have no rhythms here
     assert not np.array_equal(data.annotations["sample"], right.annotations["sample"])
     for part in ("signals", "labels", "metadata", "records"):
         np.testing.assert_array_equal(getattr(data, part), getattr(right, part))
@@ -228,10 +261,10 @@ def test_find_beats_leaves_out_a_slow_rise_of_noise():
 
 def test_a_detected_beat_without_a_mark_is_not_a_beat(pulses):
     annotate(np.delete(pulses, [4, 30]))
-    data = run(RECORDS=["p"], R_PEAKS="detected", CLASS_MAP="clinical")
+    data = run(RECORDS=["p"], R_PEAKS="detected")
     np.testing.assert_array_equal(data.metadata["sample"], pulses)
-    assert data.header.class_names == [*stage.CLASS_MAPS["clinical"], "not a beat"]
-    assert np.flatnonzero(data.labels == 7).tolist() == [4, 30] == np.flatnonzero(
+    assert data.header.class_names == [*stage.CLASSES, "not a beat"]
+    assert np.flatnonzero(data.labels == 5).tolist() == [4, 30] == np.flatnonzero(
         data.metadata["symbol"] == "").tolist()
     assert np.delete(data.labels, [4, 30]).tolist() == [0] * (len(pulses) - 2)
     assert data.annotations["row"].tolist() == np.delete(np.arange(len(pulses)), [4, 30]).tolist()
@@ -356,7 +389,8 @@ def test_a_long_record_is_the_same_as_in_one_piece(work, mode, shift):
     peaks = write_long("long", 100)
     symbols = np.resize(list("NNVNA"), len(peaks))
     simulate.write_marks("long", "h", peaks + shift, symbols.tolist())
-    data = run("other", DATA_DIR="long", R_PEAKS=mode, SAMPLING_RATE=100, SEGMENT=100)
+    data = run("other", DATA_DIR="long", R_PEAKS=mode, SAMPLING_RATE=100, SEGMENT=100,
+               LEADS="MLII")
     assert len(peaks) > 8000
     np.testing.assert_array_equal(data.metadata["sample"], peaks)
     np.testing.assert_array_equal(data.metadata["symbol"], symbols)
@@ -370,7 +404,8 @@ def test_a_long_record_is_the_same_as_in_one_piece(work, mode, shift):
 
 def test_a_long_record_is_resampled_as_in_one_piece(work):
     peaks = write_long("long", 64)
-    data = run("other", DATA_DIR="long", ANNOTATOR=None, SAMPLING_RATE=100, SEGMENT=100)
+    data = run("other", DATA_DIR="long", ANNOTATOR=None, SAMPLING_RATE=100, SEGMENT=100,
+               LEADS="MLII")
     physical, _ = wfdb.rdsamp("long/h")
     whole = stage.resample(physical[:, :1].T, 64, 100).astype(np.float32)
     np.testing.assert_allclose(data.records, whole[0], atol=1e-6)
@@ -502,7 +537,7 @@ def test_several_samples_a_frame_become_their_mean(work):
     frames.astype("<i2").tofile("rec/rec.dat")
     edit_header(lambda lines: ["rec 2 180 1800", *(
         line.replace("rec.dat 16 ", "rec.dat 16x2 ") for line in lines[1:])])
-    data = run("other", DATA_DIR="rec", SAMPLING_RATE=180, SEGMENT=180)
+    data = run("other", DATA_DIR="rec", SAMPLING_RATE=180, SEGMENT=180, LEADS="MLII")
     mean = (frames[:, 0].mean(axis=1) - 1024) / 200
     np.testing.assert_allclose(data.records, mean, atol=.01)   # wfdb rounds it to whole counts
     np.testing.assert_allclose(data.metadata["sample"], REC_PEAKS // 2, atol=1)
@@ -528,7 +563,7 @@ def test_lead_names_have_a_usual_form(name, usual):
 def test_leads_are_found_by_their_usual_name(work, capsys, header, leads):
     write_rec("rec", sig_name=["V5", header])
     data = run("other", DATA_DIR="rec", LEADS=leads, LEAD_ABSENT="skip")
-    assert data.header.records[0]["leads"] == [header]
+    assert list(data.header.records[0]["leads"].values()) == [header]
     np.testing.assert_allclose(data.records.max(), (rec_counts()[:, 1].max() - 1024) / 200)
     assert "stands in" not in capsys.readouterr().out
 
@@ -545,7 +580,7 @@ def test_leads_may_be_one_text(database):
     ("202x", "patient 7", "201"), ("a/202", "", "201"), ("rec", "record 999", "rec"),
     ("1180", "", "1180"), ("300", "", "300"), ("I01", "patient: 12", "patient 12")])
 def test_the_patient_is_that_of_the_comment_or_of_the_original(name, comment, patient):
-    header = SimpleNamespace(comments=[comment], leads=["II"], fs=360, simulated=False)
+    header = SimpleNamespace(comments=[comment], leads={"II": "II"}, fs=360, simulated=False)
     with changed(stage, NAME="other"):
         record = stage.describe(name, header, 3600)
     assert (record["name"], record["patient"], record["subset"]) == (name, patient, "test")
@@ -561,8 +596,15 @@ def test_a_constant_baseline_stays_there_to_the_ends(rate):
 
 
 def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, capsys):
-    assert set(run(LEAD_ABSENT="skip").record) == {"101", "114", "118"}
-    assert "1  records, 102 ...: no lead MLII, only V5, V2" in capsys.readouterr().out
+    assert set(run(LEAD_ABSENT="skip", LEADS="MLII").record) == {"101", "114", "118"}
+    assert "1  records, 102 ...: not all of the leads MLII, only V5, V2" in capsys.readouterr().out
+
+
+def test_absent_leads_are_counted(database, capsys):
+    run()
+    printed = capsys.readouterr().out
+    assert "2  records that lack one of the leads" in printed   # 102 and 114 have no V1
+    assert "1  record 102: the first signal stands in for lead MLII" in printed
 
 
 def test_several_leads_are_kept_together(database):
@@ -576,12 +618,13 @@ def test_several_leads_are_kept_together(database):
     np.testing.assert_array_equal(data.records[7200:], voltage)
 
 
-def test_leads_without_a_name_stand_in_by_their_place(database, work):
+def test_a_first_lead_without_a_name_stands_in(database, work):
     for name in (b" V5", b" V2"):
         replace(work / MITBIH / "102.hea", name, b"")
     data = run(LEADS=["MLII", "V1"], RECORDS=["102"])
     physical, _ = wfdb.rdsamp(f"{MITBIH}/102")
-    np.testing.assert_array_equal(data.records, physical.astype(np.float32))
+    np.testing.assert_array_equal(data.records[:, 0], physical[:, 0].astype(np.float32))
+    assert not data.records[:, 1].any()
 
 
 @pytest.mark.parametrize("rate", [128, 257])
@@ -619,28 +662,9 @@ def test_detected_beats_find_their_partners_at_the_rate_of_the_record(work, rate
 
 def test_class_maps_are_the_published_ones():
     published = {"N": "NLRBejn", "S": "AaJS", "V": "VEr", "F": "F", "Q": "/fQ?"}
-    assert {name: set(symbols) for name, symbols in stage.CLASS_MAPS["aami"].items()} == {
+    assert {name: set(symbols) for name, symbols in stage.CLASSES.items()} == {
         name: set(symbols) for name, symbols in published.items()}
     assert sorted("".join(published.values())) == sorted(BEATS)
-    clinical = "".join(stage.CLASS_MAPS["clinical"].values())
-    assert sorted(clinical) == sorted(set(BEATS) - set("QB?"))
-
-
-def test_beats_outside_the_clinical_classes_are_rows_without_a_label(database, capsys):
-    aami = run(RECORDS=["101"])
-    annotation = wfdb.rdann(f"{MITBIH}/101", "atr")
-    annotation.symbol[5] = "Q"
-    simulate.write_marks(MITBIH, "101", annotation.sample, annotation.symbol)
-    data = run(CLASS_MAP="clinical", RECORDS=["101"])
-    np.testing.assert_array_equal(data.metadata["sample"], aami.metadata["sample"])
-    np.testing.assert_array_equal(data.signals, aami.signals)
-    is_q = data.metadata["symbol"] == "Q"
-    row = data.annotations["row"].iloc[5]
-    assert is_q[row] and data.annotations["label"].iloc[5] == -1
-    np.testing.assert_array_equal(data.labels < 0, is_q)
-    assert data.header.class_names == list(stage.CLASS_MAPS["clinical"])
-    assert data.header.symbols == ["N", "L", "R", "S", "V", "F", "/"]
-    assert f"{is_q.sum()}  beats without a label" in capsys.readouterr().out
 
 
 def test_the_split_is_complete_and_disjoint_and_two_records_share_a_patient(prepared):
@@ -718,7 +742,7 @@ DAMAGES = {   # regular expression for the message -> what is done to the folder
         lambda folder: replace(folder / "118.hea", b" 7200", b" 7199"),
     "118: the samples contradict": lambda folder: replace(folder / "118.dat", b"", bytes(12)),
     "118.*checksums": lambda folder: (folder / "118.dat").write_bytes(bytes(21600)),
-    "118: units mmhg: expected mV, uV or V":
+    "118: units mmhg, mmhg: expected mV, uV or V":
         lambda folder: replace(folder / "118.hea", b"/mV", b"/mmHg", 2),
     "118: samples of its chosen leads are invalid .1 NaN":
         lambda folder: put_invalid_sample(folder / "118", -2048),
@@ -770,9 +794,9 @@ def change_last_sample(path, lead):
 
 
 def test_the_checksums_of_the_chosen_leads_alone_are_compared(database, work):
-    right = run(RECORDS=["101"])
+    right = run(RECORDS=["101"], LEADS=["MLII"])
     change_last_sample(work / MITBIH / "101.dat", 1)
-    np.testing.assert_array_equal(run(RECORDS=["101"]).records, right.records)
+    np.testing.assert_array_equal(run(RECORDS=["101"], LEADS=["MLII"]).records, right.records)
     with pytest.raises(SystemExit, match="101: the samples contradict the checksums"):
         run(RECORDS=["101"], LEADS=["MLII", "V1"])
 
@@ -879,7 +903,6 @@ def test_records_are_named_by_text_or_number_and_read_once(database, records, re
 
 
 @pytest.mark.parametrize("constants, message", [
-    ({"CLASS_MAP": "amii"}, "CLASS_MAP = 'amii': expected one of aami, clinical"),
     ({"R_PEAKS": "qrs"}, "R_PEAKS = 'qrs': expected one of annotated, detected"),
     ({"LEAD_ABSENT": "no"}, "LEAD_ABSENT = 'no': expected one of first, skip"),
     ({"BAD_RECORDS": "?"}, "BAD_RECORDS = '?': expected one of stop, skip"),
@@ -895,10 +918,11 @@ def test_unknown_constants_are_named(database, constants, message):
 
 
 def test_run_stage_merges_a_dict_and_restores_it(database):
-    aami = stage.CLASS_MAPS["aami"]
-    data = run(CLASS_MAPS={"aami": {"N": "N"}})
-    assert set(data.metadata["symbol"]) & set("LR") == set() and "Q" in data.header.class_names
-    assert stage.CLASS_MAPS["aami"] is aami and aami["N"] == "NLRBejn"
+    subsets = stage.SUBSETS
+    data = run(SUBSETS={"DS1": "101 114"})
+    assert [record["subset"] for record in data.header.records] == [
+        "DS1", "paced", "DS1", "test"]   # 118 is in none
+    assert stage.SUBSETS is subsets and "118" in subsets["DS1"]
 
 
 # ---- Files ----
@@ -960,12 +984,12 @@ def test_earlier_outputs_stay_when_the_disk_is_full(database, work):
 
 def test_the_header_names_leads_versions_and_the_sha256_of_each_array(database):
     header = run(LEAD_ABSENT="skip").header
-    assert (header.class_map, header.simulated) == ("aami", True)
+    assert header.simulated and header.statement_names == list(stage.STATEMENTS)
     assert (header.annotator, header.r_peaks, header.symbols) == (
         "atr", "annotated", ["N", "S", "V", "F", "Q"])
     assert header.class_names == ["N", "S", "V", "F", "Q"]
     assert {record["rate"] for record in header.records} == {360}
-    assert header.leads == ["MLII"] and header.sampling_rate == 360
+    assert header.leads == ["MLII", "V1"] and header.sampling_rate == 360
     assert header.versions["wfdb"] == wfdb.__version__
     assert header.sha256 == {
         part: hashlib.sha256(Path(f"mitbih_{part}.npy").read_bytes()).hexdigest()

@@ -45,7 +45,7 @@ def made(monkeypatch, quick_pictures):
     monkeypatch.setattr(measure, "FRACTION_EPOCHS", 1)
 
     short = {"mitbih": SHORT, "ptbxl": SHORT}
-    with (harness.changed(model_evaluation, METHODS=["gradient"], AVERAGED=1),
+    with (harness.changed(model_evaluation, STEPS=1, AVERAGED=1),
           harness.changed(model_training, RECIPES=short, TRANSFER=short)):
         yield names
 

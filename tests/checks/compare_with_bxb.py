@@ -50,7 +50,7 @@ def write_reference(source, annotator, target):
     shutil.copy(f"{source}.hea", f"{target}.hea")
     marks = wfdb.rdann(str(source), annotator)
     symbols = np.array(marks.symbol)
-    labels = preprocess_mitbih.symbol_labels(symbols, preprocess_mitbih.CLASS_MAPS["aami"])
+    labels = preprocess_mitbih.symbol_labels(symbols)
     letters = np.where(labels >= 0, np.array(list("NSVFQ"))[labels], symbols)
     kept = (labels >= 0) | np.isin(symbols, ["[", "]", "~"])
     wfdb.wrann(target.name, "ref", marks.sample[kept], letters[kept], marks.subtype[kept],

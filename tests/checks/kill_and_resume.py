@@ -25,7 +25,7 @@ EPOCHS = 8
 def train(folder, dataset, kill_after=None, **constants):
     """Trains, killed after so many epochs and a random pause -> its output, whether it ended."""
     run = command("model_training", DATASET=dataset, RECIPES={dataset: {"epochs": EPOCHS}},
-                  DEVICE="cpu", **constants)
+                  DEVICE="cpu", SECOND_NET=False, **constants)
     process = subprocess.Popen(run, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                text=True)
     lines = []

@@ -59,7 +59,7 @@ def work(constants):
         return kept
 
     with changed(model_training, fit=observed_fit, training_batches=observed_batches):
-        run_stage(model_training, **constants)
+        run_stage(model_training, SECOND_NET=False, **constants)
     torch.save(result, f"rank{os.environ['RANK']}.pth")
 
 

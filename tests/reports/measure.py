@@ -152,7 +152,8 @@ def train_and_evaluate(code, settings):
     counts = {}
     split = partial(split_some_patients, model_training.split_rows, fraction, counts)
     with harness.changed(model_training, split_rows=split):
-        training = runs.cost_of(harness.run_stage, model_training, **constants)
+        training = runs.cost_of(harness.run_stage, model_training, SECOND_NET=False,
+                                **constants)
     peak = runs.peak_gb()
     choice = {key: constants[key] for key in ("DATASET", "MODEL")}
     evaluation = runs.cost_of(harness.run_stage, model_evaluation, **choice)
@@ -203,8 +204,7 @@ def write_moved(folder):
         header = wfdb.rdheader(str(source / name))
         marks = wfdb.rdann(str(source / name), "atr")
         symbols = np.array(marks.symbol)
-        is_beat = preprocess_mitbih.symbol_labels(
-            symbols, preprocess_mitbih.CLASS_MAPS["aami"]) >= 0
+        is_beat = preprocess_mitbih.symbol_labels(symbols) >= 0
         shift = rng.uniform(-MOVED, MOVED, len(symbols)) * header.fs * is_beat
         sample = (marks.sample + np.round(shift).astype(int)).clip(0, header.sig_len - 1)
         order = np.argsort(sample, kind="stable")
