@@ -53,7 +53,6 @@ from model_training import (
     warnings_of,
 )
 from preprocess_mitbih import (
-    STATEMENTS,
     check_choice,
     cut_beats,
     lead_name,
@@ -73,7 +72,8 @@ WHOLE_TARGET = False            # True: test all of them; the model has seen non
 
 SAME = {"AFIB": "AFLT", "SVTAC": "PSVT"}   # MIT-BIH's first statement is either one in PTB-XL
 SINGLE = ["PVC", "PAC"]   # a single beat shows them: the largest score counts, not the mean
-BOTH = "abnormal, as both name it"
+BOTH = "abnormal, as both name it"   # as PTB-XL calls what MIT-BIH annotates:
+NAMED = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC SBRAD BIGU TRIGU 2AVB WPW".split()
 FEW = 5                   # fewer patients have no interval
 
 
@@ -145,7 +145,7 @@ def with_abnormal(truth, abnormal):
     "Abnormal, as both name it" leaves out what only one database names, such as infarction.
     """
     truth = truth.drop(columns="NORM", errors="ignore")
-    named = truth.filter(list(STATEMENTS)).any(axis=1)
+    named = truth.filter(NAMED).any(axis=1)
     both = named.astype(float).where(named | (abnormal == 0))
     return pd.concat({"abnormal": abnormal.astype(float), BOTH: both}, axis=1).join(truth)
 
@@ -245,7 +245,7 @@ def answers(logits):
     scores[SINGLE] = logits[SINGLE].max()
     unite(scores)
     abnormal = -scores.pop("NORM")
-    none = expit(-scores.filter(list(STATEMENTS))).prod(axis=1)
+    none = expit(-scores.filter(NAMED)).prod(axis=1)
     return pd.DataFrame({"abnormal": abnormal, BOTH: -log_odds(none)}, scores.index).join(scores)
 
 

@@ -119,8 +119,7 @@ def test_ptbxl_strips_are_labelled_by_superclasses_and_statements(prepared):
         truth = {name: name in statements for name in data.header.statement_names}
         truth |= {"AFIB": not statements.isdisjoint(["AFIB", "AFLT"]), "SVTAC": np.nan}   # no name
         abnormal = superclasses != {"NORM"} if superclasses else np.nan
-        both = any(truth[name] is True for name in statements & {*preprocess_mitbih.STATEMENTS}
-                   if name != "NORM") or truth["AFIB"]
+        both = any(truth[name] for name in stage.NAMED if name in {*statements, "AFIB"})
         both = both if both or superclasses == {"NORM"} else np.nan
         truth = {"abnormal": abnormal, stage.BOTH: both} | truth
         del truth["NORM"]
@@ -786,3 +785,7 @@ def test_bad_settings_stop_with_one_sentence(prepared, constants, message):
     with pytest.raises(SystemExit, match=message) as error:
         run_stage(stage, **constants)
     assert "\n" not in str(error.value)
+
+
+def test_what_both_databases_name_is_what_mitbih_annotates_but_norm():
+    assert {"NORM", *stage.NAMED} == set(preprocess_mitbih.STATEMENTS)

@@ -54,8 +54,8 @@ def example(task="multiclass", classes=5, rows=400, **data):
         truth = rng.random((rows, 5)) < 0.4
         probability = np.round(0.3 * truth + 0.7 * rng.random((rows, 5)), 2)   # with ties
         called = probability >= [0.2, 0.3, 0.4, 0.5, 0.6]
-    header = SimpleNamespace()
-    everything = SimpleNamespace(header=header, patient=np.arange(rows) // 4, **data)
+    everything = SimpleNamespace(is_ptbxl=task == "multilabel", patient=np.arange(rows) // 4,
+                                 **{"record": np.full(rows, "100")} | data)
     recipe = SimpleNamespace(task=task, split="random")   # without the tables of EC57
     return stage.Scored("", everything, None, recipe, NAMES, np.arange(rows), truth, called,
                         probability, None)

@@ -137,4 +137,4 @@ def test_other_classes_and_500_hz_pass_through_the_whole_chain(work, quick_pictu
         assert {figure for figure in figures if figure.startswith("AUC")} == asked
         assert all(row["cross-domain, positive"] for row in cross["tables"]["rows"].values())
         # fold 10 of 100 records has no LBBB, DS2 no paced beat
-        assert ("AUC, LBBB" in asked) == (name == "ptbxl_to_mitbih") and "AUC, paced" not in asked
+        assert ("AUC, CLBBB" in asked) == (name == "ptbxl_to_mitbih") and "AUC, PACE" not in asked

@@ -46,7 +46,7 @@ def made(monkeypatch, quick_pictures):
 
     short = {"mitbih": SHORT, "ptbxl": SHORT}
     with (harness.changed(model_evaluation, STEPS=1, AVERAGED=1),
-          harness.changed(model_training, RECIPES=short, TRANSFER=short)):
+          harness.changed(model_training, RECIPES=short, STRIPS=short)):
         yield names
 
 
@@ -190,78 +190,67 @@ def test_moved_marks_are_those_of_all_beats_and_of_nothing_else(work, tmp_path_f
 # ---- measure_cross.py ----
 
 def test_cross_runs_and_tables(prepared, arrays, made, monkeypatch):
-    database = preprocess_mitbih.DATA_DIR
-    (prepared / database).symlink_to(arrays / database)
     monkeypatch.setattr(measure_cross, "MODELS", ["cnn"])
-    more = {"ptbxl_cnn": ["ADC units"]}
-    monkeypatch.setattr(measure_cross, "tests_of",
-                        lambda trained: ["as it is", *more.get(trained, [])])
+    monkeypatch.setattr(measure_cross, "SEEDS", [0])
+    monkeypatch.setattr(measure_cross, "PATIENTS", [2])
+    monkeypatch.setattr(measure_cross, "DRAWS", 3)
+    name = "mean RR features"
+    monkeypatch.setattr(measure_cross, "ABLATIONS", {name: measure_cross.ABLATIONS[name]})
     run(measure_cross, monkeypatch)
-    assert len(made) == 1 + 3 + 4
+    assert len(made) == 3 + 3 + 3 + 2   # trained, as it is, whole target, ablation
     run(measure_cross, monkeypatch)
-    assert len(made) == 8
-    as_it_is, in_adc_units = (
-        json.loads((prepared / "results/cross" / f"ptbxl_cnn_{test}"
+    assert len(made) == 11
+    as_it_is, without_rhythm = (
+        json.loads((prepared / "results/cross" / f"ptbxl_cnn_0_{test}"
                     / "ptbxl_to_mitbih_cnn_cross.json").read_text())["tables"]
-        for test in ("as_it_is", "ADC_units"))
-    assert in_adc_units["in-domain"] == as_it_is["in-domain"]
-    assert in_adc_units["cross-domain"] != as_it_is["cross-domain"]
+        for test in ("as_it_is", "mean_RR_features"))
+    assert without_rhythm["in-domain"] == as_it_is["in-domain"]
+    assert without_rhythm["cross-domain"] != as_it_is["cross-domain"]
     text = (prepared / "results/cross/tables.md").read_text()
-    assert "SIMULATED" in text and text.count("## ") == 4
-    assert runs.interval_text(as_it_is["cross-domain"]["AUC, ventricular"]) in text
+    assert "SIMULATED" in text and text.count("## ") == 8
+    assert runs.interval_text(as_it_is["cross-domain"]["AUC, PVC"]) in text
     assert (prepared / "results/cross/both_directions.png").stat().st_size > 10_000
 
-    finished = runs.finished_runs(measure_cross.FOLDER, measure_cross.test_runs())
-    for side in ("in-domain", "cross-domain", "drop", "rows"):   # one side lacks each of these
-        for one in finished.values():
-            for name in ("RBBB", "AUC, RBBB"):
-                one["tables"].get(side, {}).pop(name, None)
-        measure_cross.plot_both(finished, prepared / f"{side}.png")
-        table = measure_cross.condition_table(finished)
-        measure_cross.normal_table(finished)
-    assert (table.get("RBBB", pd.Series("")) == "").all() and (table["abnormal"] != "").all()
-    assert measure_cross.test_table("ptbxl_cnn", finished)["RBBB"].tolist() == ["", ""]
+
+
+def test_fine_tuning_gains_nothing_from_patients_of_one_kind_and_much_where_scores_tell():
+    rng = np.random.default_rng(0)
+    truth = np.repeat(rng.random(60) < 0.5, 10).astype(float)   # of 60 patients
+    table = pd.DataFrame({
+        "patient": np.repeat(np.arange(60).astype(str), 10), "abnormal truth": truth,
+        "abnormal score": rng.normal(size=600), "PVC score": truth + rng.normal(size=600) / 4})
+    with harness.changed(measure_cross, DRAWS=20):
+        assert measure_cross.gain_of_patients(table, 1) == [0.0] * 20
+        assert np.mean(measure_cross.gain_of_patients(table, 16)) > 0.4   # from .5 to nearly 1
 
 
 @pytest.fixture
 def beat_model(prepared, quick_pictures):
-    """A beat model and strips of PTB-XL for it; the sampling rate is that of the model's data."""
-    with harness.changed(model_training, TRANSFER={"mitbih": SHORT}):
-        harness.run_stage(model_training, MODEL="mlp", RECIPE="transfer")
+    """A beat model for strips, and strips of PTB-XL."""
+    harness.train("mitbih", "mlp", SECOND_NET=True, STRIPS={"mitbih": SHORT})
     source = preprocess_mitbih.load_dataset("mitbih")
-    checkpoint, _ = model_training.load_checkpoint(source, "mlp")
+    checkpoint, _ = model_training.load_checkpoint(source, "mlp", strips=True)
     target = preprocess_mitbih.load_dataset("ptbxl")
-    strips = cross_dataset_validation.strips_of(target, [10])
-    strips.beats = cross_dataset_validation.detect_beats(strips.signals, strips.rate)
-    return checkpoint, strips
+    return checkpoint, cross_dataset_validation.strips_of(target, [10])
 
 
 def test_each_ablation_replaces_one_step(beat_model):
     checkpoint, strips = beat_model
     inputs_of = cross_dataset_validation.inputs_of
-    (signals, features), number, _ = inputs_of(checkpoint, strips)
+    rows = np.arange(len(strips.signals))
+    (signals, features), _, _ = inputs_of(checkpoint, strips, rows)
 
-    def ablated(name, checkpoint=checkpoint, strips=strips):
-        return measure_cross.ABLATIONS[name](inputs_of, checkpoint, strips)
+    def ablated(name):
+        return measure_cross.ABLATIONS[name](inputs_of, checkpoint, strips, rows)
 
     other = copy.copy(strips)   # 100 Hz, taken for 360 Hz
     other.rate = checkpoint.header.sampling_rate
-    assert torch.equal(ablated("not resampled")[0][0], inputs_of(checkpoint, other)[0][0])
-    other = copy.copy(strips)   # lead I, taken for lead II
-    other.signals = strips.signals[:, :1]
-    other.leads = ["II"]
-    assert torch.equal(ablated("the first leads")[0][0], inputs_of(checkpoint, other)[0][0])
-    assert not torch.equal(ablated("the first leads")[0][0], signals)
-    (filtered, _), _, _ = ablated("no low-pass filter")
-    assert filtered.shape == signals.shape and not torch.equal(filtered, signals)
-    (scaled, _), _, _ = ablated("ADC units")   # a beat is in heights of the median beat
-    assert torch.allclose(scaled, signals, atol=1e-3)
-    _, place, _ = ablated("a beat every 0.8 s")
-    assert np.array_equal(place, np.repeat(np.arange(len(strips.signals)), 12))
+    assert torch.equal(ablated("not resampled")[0][0], inputs_of(checkpoint, other, rows)[0][0])
+    (alone, _), _, notes = ablated("lead II alone")
+    assert notes[0] == "leads: II as MLII"
+    assert torch.equal(alone[:, ::2], signals[:, ::2]) and not alone[:, 1::2].any()
     (_, mean), _, _ = ablated("mean RR features")
     assert features.shape[1] == 25 and torch.equal(mean, mean[:1].expand_as(mean))
-    (one, _), place, _ = ablated("one beat or crop a strip")
-    assert np.array_equal(place, np.unique(number)) and len(one) == len(place)
 
 
 # ---- crossvalidate.py ----

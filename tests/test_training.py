@@ -61,7 +61,8 @@ def test_an_epoch_shows_each_row_once_in_a_random_crop_with_its_own_features_and
                                targets=number, statements=number[:, None])
     spread = SimpleNamespace(spread=torch.ones(1))
     net = SimpleNamespace(normalise_signals=spread, normalise_features=spread)
-    recipe = SimpleNamespace(crop=20, signal_noise=0.2 * noise, rhythm_noise=noise)
+    recipe = SimpleNamespace(crop=20, signal_noise=0.2 * noise, rhythm_noise=noise,
+                             leads=["II"], lead_dropout=0.5)
     torch.manual_seed(0)
     batches = list(stage.training_batches(net, examples, rows, 64, recipe))
     assert [len(batch[2]) for batch in batches] == [64] * 12
@@ -88,7 +89,6 @@ def test_the_validation_score_is_macro_auc_or_mean_f1_of_n_s_v():
     called = probability.argmax(axis=1)
     expected = f1_score(classes, called, labels=[0, 1, 2], average="macro")
     assert score(["N", "S", "V", "F", "Q"]) == pytest.approx(expected)
-
 
 
 # ---- Whole runs ----
