@@ -4,7 +4,7 @@ Reads   {source}_{model}_model.pth and the .npy files of both databases, from th
 Writes  {source}_to_{target}_{model}_cross.json   every table that is printed
         {source}_to_{target}_{model}_cross.csv    truth and scores of every strip or beat
         {source}_to_{target}_{model}_cross.png    ROC curve, AUC of the questions
-Takes   10 s on two cores.
+Takes   half a minute on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
 A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the

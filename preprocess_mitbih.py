@@ -9,7 +9,7 @@ Writes  mitbih_signals.npy      (n, 2, 360) float32 mV: one beat a row, its R pe
         mitbih_records.npy      (samples, 2) float32 mV: the leads of all records, end to end
         mitbih_header.npy       JSON text: class names, leads, sampling rate, records, settings,
                                 versions, SHA-256 of the five arrays
-Takes   5 seconds for the 48 records, beside the download.
+Takes   10 seconds for the 48 records, beside the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering
 in Medicine and Biology, 2001.

@@ -67,7 +67,7 @@ def test_the_demo_runs_from_end_to_end(work, monkeypatch, capfd):
     assert metrics["header"]["simulated"] is True
     for line, value in (
             ("accuracy", metrics["tables"]["all classes"]["accuracy"]["value"]),
-            ("AUC cross-domain", cross["tables"]["cross-domain"]["AUC, abnormal"]["value"])):
+            ("AUC cross-domain", cross["tables"]["cross-domain"][demo.ABNORMAL]["value"])):
         assert f"{value:.3f}" in next(row for row in summary.splitlines() if line in row)
 
 

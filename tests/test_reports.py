@@ -5,6 +5,7 @@ import json
 import sys
 from contextlib import chdir
 
+import choose_strips
 import crossvalidate
 import detectors
 import harness
@@ -251,6 +252,29 @@ def test_each_ablation_replaces_one_step(beat_model):
     assert torch.equal(alone[:, ::2], signals[:, ::2]) and not alone[:, 1::2].any()
     (_, mean), _, _ = ablated("mean RR features")
     assert features.shape[1] == 25 and torch.equal(mean, mean[:1].expand_as(mean))
+
+
+# ---- choose_strips.py ----
+
+@pytest.mark.parametrize("source", ["mitbih", "ptbxl"])
+def test_strips_are_chosen_on_fold_9_and_ds1(prepared, quick_pictures, monkeypatch, capsys, source):
+    asked = []
+
+    def watched(data, members):
+        asked.extend(members)
+        return strips_of(data, members)
+    strips_of = cross_dataset_validation.strips_of
+    monkeypatch.setattr(cross_dataset_validation, "strips_of", watched)
+    monkeypatch.setattr(choose_strips, "SEEDS", [0])
+    with harness.changed(model_training, STRIPS={"mitbih": SHORT, "ptbxl": SHORT}):
+        run(choose_strips, monkeypatch, source, "mlp", "lead_dropout=1.0")
+    ds1 = preprocess_mitbih.SUBSETS["DS1"].split()
+    assert sorted(asked) == ([9] if source == "mitbih" else sorted(ds1))
+    printed = capsys.readouterr().out
+    assert "as it is, seed 0" in printed and "lead_dropout=1.0, seed 0" in printed
+    columns = np.array([row.split()[-2:] for row in printed.splitlines() if row.startswith("PVC")])
+    assert columns[-1][0] != columns[-1][1]   # the change changes something
+    assert not list(prepared.glob("*.pth"))
 
 
 # ---- crossvalidate.py ----

@@ -1,0 +1,85 @@
+"""Compares a changed recipe of the net for strips with the recipe as it is, on rows for choices.
+
+Run it in a folder with the .npy files of both databases, with the name of the dataset that trains,
+the name of a model and changes of STRIPS:
+
+    python tests/reports/choose_strips.py mitbih cnn lead_dropout=0.5 epochs=2
+
+A net of MIT-BIH trains on DS1 without its validation patients and is tested on PTB-XL's fold 9; a
+net of PTB-XL trains on folds 1 to 8 and is tested on the strips of DS1. DS2 and fold 10 are not
+read. Prints the AUC of each question for every seed; a training takes half a minute for MIT-BIH,
+three minutes for PTB-XL.
+"""
+
+import os
+import sys
+import tempfile
+from contextlib import chdir, redirect_stdout
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import crossvalidate
+import harness
+import pandas as pd
+import runs
+
+import cross_dataset_validation as cross
+import model_training
+from preprocess_mitbih import check_choice, load_dataset
+
+SEEDS = [0, 1]
+OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
+
+
+def train(data, model, seed, changes):
+    """Dataset, model, seed, changes of STRIPS -> checkpoint and net for strips."""
+    with (tempfile.TemporaryDirectory() as folder, chdir(folder),
+          open(os.devnull, "w") as nothing, redirect_stdout(nothing),
+          harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed,
+                          STRIPS={data.name: changes})):
+        name = f"{data.name}_{model}_strips"
+        model_training.train(data, model_training.start_processes(), name,
+                             model_training.STRIPS[data.name])
+        return model_training.load_checkpoint(data, model, strips=True)
+
+
+def strips_for_choices(target):
+    """Dataset -> strips of PTB-XL's fold 9, or of DS1."""
+    sides = model_training.choose_sides(target, "inter_patient")
+    members = sides["validation"]
+    return cross.strips_of(target, members if target.is_ptbxl else members + sides["train"])
+
+
+def auc_of(checkpoint, net, strips):
+    """Checkpoint, net, strips -> dict of question -> AUC."""
+    result = cross.score_strips(checkpoint, net, strips)
+    auc = {}
+    for name in ["abnormal", cross.BOTH, *cross.NAMED]:
+        known = result.truth[name].notna().to_numpy(float)[None]
+        truth = (result.truth[name] == 1).to_numpy()
+        auc[name], = cross.area_under_curve(truth, result.scores[name].to_numpy(), known)
+    return auc
+
+
+def main():
+    source, model, *changes = sys.argv[1:] or ["mitbih"]
+    check_choice("dataset", source, OTHER)
+    check_choice("model", model, model_training.MODELS)
+    settings = {"as it is": {}}
+    if changes:
+        settings[" ".join(changes)] = {
+            name: value for change in changes
+            for name, value in crossvalidate.parse_change(change, model).items()}
+    data = load_dataset(source)
+    strips = strips_for_choices(load_dataset(OTHER[source]))
+    columns = {}
+    for setting, recipe in settings.items():
+        for seed in SEEDS:
+            auc = auc_of(*train(data, model, seed, recipe), strips)
+            columns[f"{setting}, seed {seed}"] = {
+                name: runs.text_of(value) for name, value in auc.items()}
+            print(pd.DataFrame(columns).to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main()
