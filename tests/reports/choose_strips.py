@@ -54,7 +54,7 @@ def auc_of(checkpoint, net, strips):
     """Checkpoint, net, strips -> dict of question -> AUC."""
     result = cross.score_strips(checkpoint, net, strips)
     auc = {}
-    for name in ["abnormal", cross.BOTH, *cross.NAMED]:
+    for name in result.truth.filter(["abnormal", cross.BOTH, *cross.NAMED]):
         known = result.truth[name].notna().to_numpy(float)[None]
         truth = (result.truth[name] == 1).to_numpy()
         auc[name], = cross.area_under_curve(truth, result.scores[name].to_numpy(), known)
