@@ -200,6 +200,8 @@ def strip_inputs(signals, positions, checkpoint):
     beats = {
         "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
         "sample": np.concatenate(positions)}
+    if not len(beats["sample"]):
+        raise SystemExit(f"no beat was found in {len(signals)} strips")
     return make_inputs(np.concatenate(cut), beats, rate, checkpoint.recipe), beats["record"]
 
 

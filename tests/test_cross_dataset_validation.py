@@ -279,6 +279,13 @@ def test_scores_do_not_depend_on_other_strips_and_a_strip_without_beats_has_none
     np.testing.assert_allclose(fewer.scores, whole.scores.drop(3), atol=1e-5)
 
 
+def test_strips_without_any_beat_are_refused_with_one_sentence(trained):
+    checkpoint, net, strips = mitbih_model(trained)
+    strips.beats = [peaks[:0] for peaks in strips.beats]
+    with pytest.raises(SystemExit, match="^no beat was found in 12 strips$"):
+        stage.score_strips(checkpoint, net, strips)
+
+
 def test_pieces_of_a_record_have_one_score_the_largest(trained):
     trained("ptbxl", "mlp")
     data = preprocess_mitbih.load_dataset("ptbxl")
