@@ -55,7 +55,7 @@ from model_training import (
 from preprocess_mitbih import (
     check_choice,
     cut_beats,
-    lead_name,
+    lead_columns,
     load_dataset,
     new_files,
     qrs_energy,
@@ -162,10 +162,8 @@ def match_leads(signals, available, wanted):
 
     A single lead of another name stands in for the first one.
     """
-    names = list(map(lead_name, available))
-    columns = {place: names.index(lead) for place, lead in enumerate(map(lead_name, wanted))
-               if lead in names}
-    if not columns and len(names) > 1:
+    columns = lead_columns(available, wanted)
+    if not columns and len(available) > 1:
         raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
                          f"database has {', '.join(available)}: choose other LEADS")
     columns = columns or {0: 0}

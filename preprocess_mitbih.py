@@ -140,9 +140,7 @@ def record_names():
 def choose_leads(names):
     """Lead names of a record -> dict of place in LEADS -> column; the first signal stands in."""
     wanted = as_names(LEADS)
-    known = [lead_name(name) for name in names]
-    columns = {place: known.index(lead_name(lead)) for place, lead in enumerate(wanted)
-               if lead_name(lead) in known}
+    columns = lead_columns(names, wanted)
     if LEAD_ABSENT == "skip" and len(columns) < len(wanted):
         raise LeadAbsent(f"not all of the leads {', '.join(wanted)}, only {', '.join(names)}")
     return columns or {0: 0}
@@ -604,6 +602,13 @@ def lead_name(name):
     """Name of a lead in a header -> its usual one: "MLII", "ECG II", "ii" -> "II"."""
     name = re.sub(r"^(ECG|LEAD|ML)[ _-]*", "", name.strip().upper())
     return "II" if name == "1" else name   # ECG1 of SVDB
+
+
+def lead_columns(names, wanted):
+    """Lead names of a record, wanted ones -> dict of place among the wanted -> its column."""
+    names = list(map(lead_name, names))
+    return {place: names.index(lead) for place, lead in enumerate(map(lead_name, wanted))
+            if lead in names}
 
 
 def usable_records(names, read, bad_records, left_out):

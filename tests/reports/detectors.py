@@ -32,9 +32,7 @@ FOLDER = Path("results")
 
 def find_beats(record):
     """The detector of this repository, with its re-centring."""
-    signals = record.dac().T
-    energy = mitbih.qrs_energy(signals, record.fs)
-    return mitbih.recentre(signals, energy, mitbih.find_beats(energy, record.fs), record.fs)
+    return mitbih.detect_beats(record.dac().T, record.fs)
 
 
 def xqrs(record):
