@@ -31,7 +31,6 @@ from model_evaluation import (
     print_tables,
     ratio,
     resample_patients,
-    resampled_figures,
     save_figure,
     score_rows,
     summarise,
@@ -207,7 +206,7 @@ def crop_inputs(signals, positions, checkpoint):
     """The same for all half-overlapping crops of a PTB-XL model."""
     recipe = checkpoint.recipe
     rate = checkpoint.header.sampling_rate
-    signals, features = record_inputs(signals, positions, rate, recipe)
+    signals, features = record_inputs(signals, positions, rate)
     starts = crop_starts(signals.shape[2], recipe.crop)
     crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
     strips = np.repeat(np.arange(len(signals)), len(starts))
@@ -224,7 +223,8 @@ def score_strips(checkpoint, net, strips):
     for rows in np.array_split(np.arange(count), count // 2000 + 1):   # memory stays flat
         inputs, number, notes = inputs_of(checkpoint, strips, rows)
         logits = predict(net, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
-        logits = pd.DataFrame(logits[:, len(header.class_names):], columns=header.statement_names)
+        statements = header.statement_names   # the last outputs
+        logits = pd.DataFrame(logits[:, -len(statements):], columns=statements)
         tables.append(answers(logits.groupby(rows[number])))
     scores = pd.concat(tables)
     scores = scores[scores.columns.intersection(strips.truth.columns, sort=False)]
@@ -342,26 +342,6 @@ def cross_tables(results):
     return tables | {"rows": pd.concat(counts, axis=1)}
 
 
-def tables_by_record(result):
-    """Result -> table of AUC: without the record that has most positive rows, and within records.
-
-    The latter compares rows of the same record only; each record weighs equally.
-    """
-    record = result.place["record"]
-    table = {}
-    for name, truth in result.truth.items():
-        positive = truth == 1
-        most = record[positive].mode().get(0)
-        groups = [record != most, *(record == one for one in record[positive].unique())]
-        without, *within = area_under_curve(
-            positive.to_numpy(), result.scores[name].to_numpy(),
-            np.array(groups, float) * truth.notna().to_numpy())
-        within = pd.Series(within, dtype=float)
-        table[name] = {"most positive rows": most, "AUC without that record": without,
-                       "AUC within records": within.mean(), "records": within.count()}
-    return pd.DataFrame(table).T
-
-
 # ---- Report ----
 
 def plot_report(results, tables, title, path):
@@ -405,7 +385,7 @@ def call_beats(checkpoint, net, data):
     logits, sentence = beat_logits(checkpoint, net, data, rows)
     print(f"{sentence}; beats: {data.header.r_peaks}")
     names = checkpoint.header.class_names
-    probability = probabilities(logits, checkpoint.recipe, len(names))
+    probability = probabilities(logits, checkpoint.recipe)
     beats = called_beats(data, rows, probability)
     beats["time"] = data.metadata["sample"][beats.index] / data.header.sampling_rate   # s
     beats["RR"] = beats.groupby("record")["time"].diff()                               # s
@@ -487,7 +467,7 @@ def compare(checkpoint, net, source, target):
         members = sum(choose_sides(target, "all").values(), [])
     results = {"in-domain": score(source, sides["test"])} if sides["test"] else {}
     results["cross-domain"] = score(target, members)
-    threshold = choose_threshold(score(source, sides["validation"]))
+    threshold = 0 if by_beat else choose_threshold(score(source, sides["validation"]))
     trained = source.metadata["statements"][split_rows(source, recipe)["train"]] >= 0
     trained = np.array(source.header.statement_names)[trained.any(axis=0)]
     asked = (results["cross-domain"].truth == 1).any()
@@ -528,10 +508,8 @@ def main():
         return
     tables = cross_tables(results)
     away = results["cross-domain"]
-    if away.place["record"].duplicated().any():
-        tables["cross-domain, by record"] = tables_by_record(away)
     if hasattr(away, "scored"):
-        tables |= make_tables(away.scored, resampled_figures(away.scored))
+        tables |= make_tables(away.scored)
     with new_files(*(f"{name}_cross.{ending}" for ending in ("json", "csv", "png"))) as paths:
         paths[0].write_text(to_json({
             "recipe": vars(checkpoint.recipe),

@@ -32,12 +32,14 @@ from scipy.ndimage import uniform_filter1d
 from sklearn.metrics import ConfusionMatrixDisplay, RocCurveDisplay, precision_recall_curve
 
 from model_training import (
+    class_logits,
     crop_logits,
     dataset_inputs,
     load_checkpoint,
     predict,
     probabilities,
     split_rows,
+    task_members,
     warnings_of,
 )
 from preprocess_mitbih import (
@@ -51,7 +53,8 @@ from preprocess_mitbih import (
 # data and model: everything else is decided by the checkpoint
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-COMPARE_WITH = None       # None, or another model of the same dataset: "mlp"
+TASK = "superdiagnostic"  # PTB-XL: "all", "diagnostic", "subdiagnostic", "superdiagnostic",
+                          # "form" or "rhythm", as in the reference benchmark; all six have a table
 
 # interpretation
 STEPS = 32                # of the integrated gradients
@@ -67,7 +70,8 @@ class Scored(NamedTuple):
     data: SimpleNamespace     # from load_dataset
     net: torch.nn.Module
     recipe: SimpleNamespace   # settings of the training
-    names: list               # class names of the model
+    names: list               # class names
+    members: np.ndarray       # PTB-XL: task_members
     rows: np.ndarray          # (n,) rows of the dataset
     truth: np.ndarray         # (n, classes) bool
     called: np.ndarray        # (n, classes) bool
@@ -77,8 +81,11 @@ class Scored(NamedTuple):
     features: torch.Tensor = None   # (n, features) inputs
 
 
-def score_test_rows(dataset, model):
-    """Names -> Scored of the test rows, by the checkpoint's own split."""
+def predict_test_rows(dataset, model):
+    """Names -> checkpoint, net, dataset, (n,) test rows by the checkpoint's split, logits; inputs.
+
+    The inputs are signals and features.
+    """
     data = load_dataset(dataset)
     checkpoint, net = load_checkpoint(data, model)
     recipe = checkpoint.recipe
@@ -88,33 +95,37 @@ def score_test_rows(dataset, model):
                          "complete dataset, or train with another SPLIT")
     if not data.is_ptbxl and recipe.split != "random":
         rows = np.flatnonzero(np.isin(data.record, recipe.sides["test"]))   # all their beats
-    signals, features = (values[torch.from_numpy(rows)] for values in dataset_inputs(data, recipe))
-    logits = predict(net, signals, features, np.arange(len(rows)), recipe.crop)
-    scored = score_rows(checkpoint, net, data, rows, logits)
-    known = np.isin(rows, scored.rows)
-    return scored._replace(signals=signals[known], features=features[known])
+    inputs = [values[torch.from_numpy(rows)] for values in dataset_inputs(data, recipe)]
+    logits = predict(net, *inputs, np.arange(len(rows)), recipe.crop)
+    return (checkpoint, net, data, rows, logits), inputs
 
 
-def score_rows(checkpoint, net, data, rows, logits):
-    """Checkpoint, net, dataset, (n,) rows and their logits -> Scored, without inputs."""
+def score_rows(checkpoint, net, data, rows, logits, task=None):
+    """Checkpoint, net, dataset, (n,) rows and their logits, task -> Scored, without inputs."""
     recipe = checkpoint.recipe
-    names = checkpoint.header.class_names
-    probability = probabilities(logits, recipe, len(names))
-    beats = None if data.is_ptbxl else called_beats(data, rows, probability)
-    known = data.labels[rows] >= 0
-    rows = rows[known]
-    probability = probability[known]
-    if recipe.task == "multilabel":
-        truth = data.metadata["superclasses"][rows] == 1
-        called = probability >= np.array(checkpoint.thresholds)
+    if data.is_ptbxl:
+        check_choice("TASK", task, data.header.tasks)
+        names = list(data.header.tasks[task])
+        members = task_members(data.header, task)
+        truth = (data.metadata["statements"][rows] >= 0) @ members
+        known = truth.any(axis=1)
+        probability = probabilities(logits, recipe, members)
+        called = probability >= np.array(checkpoint.thresholds[task])
+        title = f"{data.name}, {task} statements"
+        beats = None
     else:
+        names = checkpoint.header.class_names
+        members = None
         truth = data.labels[rows, None] == np.arange(len(names))
+        known = data.labels[rows] >= 0
+        probability = probabilities(logits, recipe)
         called = most_probable(probability)
-    title = f"{data.name} {checkpoint.model}, {recipe.split} split, {len(rows):,} rows"
-    if not data.is_ptbxl:
-        title += f", {data.header.r_peaks} beats"
+        title = f"{data.name}, {data.header.r_peaks} beats"
+        beats = called_beats(data, rows, probability)
+    title += f", {checkpoint.model}, {recipe.split} split, {known.sum():,} rows"
     title = ". ".join([title, *warnings_of(data.header, recipe)])
-    return Scored(title, data, net, recipe, names, rows, truth, called, probability, beats)
+    return Scored(title, data, net, recipe, names, members, rows[known], truth[known],
+                  called[known], probability[known], beats)
 
 
 def most_probable(probability):
@@ -219,9 +230,10 @@ def summarise(resampled):
     })
 
 
-def resampled_figures(scored):
-    """Scored -> table of resample_patients."""
-    return resample_patients(scored.data.patient[scored.rows], partial(figures, scored))
+def summarise_figures(scored):
+    """Scored -> table of summarise, by class and over all."""
+    return summarise(
+        resample_patients(scored.data.patient[scored.rows], partial(figures, scored)))
 
 
 # ---- Beat by beat, as in ANSI/AAMI EC57 ----
@@ -314,13 +326,18 @@ def ec57_rows(counts, not_sveb):
 
 # ---- What the model looks at ----
 
+def largest_classes(scored):
+    """Scored -> the eight classes with most rows: pictures have no room for more."""
+    return np.sort(np.argsort(-scored.truth.sum(axis=0), kind="stable")[:8])
+
+
 def choose_examples(scored, number):
     """Scored -> (m,) rows among the scored ones and the class to explain of each.
 
     Of each class up to `number` correct rows around the median confidence.
     """
     rows, classes = [], []
-    for k in range(len(scored.names)):
+    for k in largest_classes(scored):
         correct = np.flatnonzero(scored.truth[:, k] & scored.called[:, k])
         ranked = correct[np.argsort(scored.probability[correct, k])]
         first = max(0, len(ranked) - number) // 2
@@ -332,18 +349,22 @@ def choose_examples(scored, number):
     return np.array(rows), np.array(classes)
 
 
-def integrated_gradients(net, crop, signals, features, classes):
-    """(m, channels, samples), (m, k), (m,) class of each row -> (m, channels, samples).
+def integrated_gradients(scored, rows, classes):
+    """(m,) rows, class of each -> (m, channels, samples).
 
     From the training mean to the signal; they add up to the difference of the logits
     (Sundararajan et al. 2017).
     """
-    base = net.normalise_signals.mean
+    signals = scored.signals[rows]
+    features = scored.features[rows]
+    classes = torch.from_numpy(classes)[:, None]
+    base = scored.net.normalise_signals.mean
     total = torch.zeros_like(signals)
     for step in range(STEPS):
         x = (base + (step + 0.5) / STEPS * (signals - base)).requires_grad_()
-        logits = crop_logits(net, x, features, crop)
-        logits.gather(1, classes[:, None]).sum().backward()
+        logits = crop_logits(scored.net, x, features, scored.recipe.crop)
+        logits = class_logits(logits, scored.recipe, scored.members)
+        logits.gather(1, classes).sum().backward()
         total += x.grad
     return total / STEPS * (signals - base)
 
@@ -380,16 +401,14 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
         deleted = torch.from_numpy(place < round(part * samples))[:, None]
         x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
         logits = predict(scored.net, x, scored.features[rows], every, scored.recipe.crop)
-        probability = probabilities(logits, scored.recipe, len(scored.names))
+        probability = probabilities(logits, scored.recipe, scored.members)
         curve.append(probability[every, classes].mean())
     return curve
 
 
 def explain(scored, rows, classes):
     """Rows, class of each -> (m, leads, samples) attribution, table of the deletion test."""
-    attribution = by_lead(scored, integrated_gradients(
-        scored.net, scored.recipe.crop, scored.signals[rows], scored.features[rows],
-        torch.from_numpy(classes)))
+    attribution = by_lead(scored, integrated_gradients(scored, rows, classes))
     test = partial(deletion_test, scored, rows, classes, attribution)
     deletion = {"at its places": test(), "at random places": test(np.random.default_rng(0))}
     return attribution, pd.DataFrame(deletion, index=DELETED)
@@ -410,7 +429,8 @@ def save_figure(figure, title, path):
 
 def plot_confusion(scored, path):
     """PNG: percentages of each true class that are called which, of rows with one class."""
-    figure = Figure(figsize=(7, 6), layout="constrained")
+    size = 4 + 0.6 * len(scored.names)
+    figure = Figure(figsize=(size, size), layout="constrained")
     single = scored.truth.sum(axis=1) == 1
     display = ConfusionMatrixDisplay.from_predictions(
         scored.truth[single].argmax(axis=1),
@@ -428,9 +448,11 @@ def plot_curves(scored, path):
     """PNG: ROC and precision-recall curve of each class."""
     figure = Figure(figsize=(10, 4.8), layout="constrained")
     left, right = figure.subplots(1, 2)
-    for name, truth, p, style in zip(scored.names, scored.truth.T, scored.probability.T, STYLES):
+    for k, style in zip(largest_classes(scored), STYLES):
+        truth, p = scored.truth[:, k], scored.probability[:, k]
         if truth.min() < truth.max():
-            RocCurveDisplay.from_predictions(truth, p, ax=left, name=name, curve_kwargs=style)
+            RocCurveDisplay.from_predictions(
+                truth, p, ax=left, name=scored.names[k], curve_kwargs=style)
             precision, recall, _ = precision_recall_curve(truth, p)
             right.plot(recall, precision, **style)
     left.set(xlabel="1 - specificity", ylabel="sensitivity")
@@ -575,10 +597,10 @@ def to_json(report):
         table.to_json(orient="index", double_precision=15)))
 
 
-def make_tables(scored, resampled):
-    """Scored, its resampled_figures -> dict of heading -> table."""
+def make_tables(scored):
+    """Scored -> dict of heading -> table."""
     record = scored.data.record[scored.rows]
-    summary = summarise(resampled)
+    summary = summarise_figures(scored)
     by_class = summary.loc[scored.names]
     tables = {
         "all classes": summary.loc["all"],
@@ -596,9 +618,28 @@ def make_tables(scored, resampled):
     if scored.recipe.task == "multilabel":
         single = scored.truth.sum(axis=1) == 1
         one_called = scored._replace(called=most_probable(scored.probability))
-        tables["records with one superclass, the most probable one called"] = (
+        tables["records with one class, the most probable one called"] = (
             figures_of_group(one_called, single))
     return tables
+
+
+def task_tables(outputs):
+    """What predict_test_rows gives of PTB-XL -> dict of heading -> table, of all six tasks."""
+    tasks = {}
+    statements = None
+    for task in outputs[2].header.tasks:
+        scored = score_rows(*outputs, task)
+        summary = summarise_figures(scored)
+        tasks[task] = {"records": len(scored.rows), "classes": len(scored.names),
+                       **summary.loc[("all", "macro auc")]}
+        if task == "all":
+            statements = summary.xs("auc", level=1).sort_values("value").dropna(subset="value")
+    return {
+        "macro AUC of the benchmark's tasks": pd.DataFrame(tasks).T,
+        "AUC of the statements": statements,
+        "statements with the highest AUC": statements[:-6:-1],
+        "statements with the lowest AUC": statements[:5],
+    }
 
 
 # ---- Main ----
@@ -621,17 +662,13 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
-    check_choice("COMPARE_WITH", COMPARE_WITH, [None, "cnn", "lstm", "mlp"])
-    scored = score_test_rows(DATASET, MODEL)
-    resampled = resampled_figures(scored)
-    tables = make_tables(scored, resampled)
-    if COMPARE_WITH:
-        other = score_test_rows(DATASET, COMPARE_WITH)
-        if not np.array_equal(other.truth, scored.truth):
-            raise SystemExit(f"COMPARE_WITH = {COMPARE_WITH!r}: that model has another task or "
-                             "other test rows. Train both with the same constants")
-        difference = summarise(resampled - resampled_figures(other))
-        tables[f"difference from {COMPARE_WITH}"] = difference.loc["all"]
+    outputs, inputs = predict_test_rows(DATASET, MODEL)
+    scored = score_rows(*outputs, TASK)
+    known = np.isin(outputs[3], scored.rows)
+    scored = scored._replace(signals=inputs[0][known], features=inputs[1][known])
+    tables = make_tables(scored)
+    if scored.data.is_ptbxl:
+        tables |= task_tables(outputs)
     rows, classes = choose_examples(scored, AVERAGED)
     attribution, deletion = explain(scored, rows, classes)
     tables["deletion test"] = deletion

@@ -42,9 +42,9 @@ LEADS = None              # None: those of RECIPES, or names: ["II", "V1"]
 # split
 SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
                           # trains, too, for another database; or "random", which leaks patients
-VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1
+VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1, see hold_out
 EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of a patient of DS1 (201)
-VALIDATION_FOLD = 9       # PTB-XL: for the epoch and the thresholds
+VALIDATION_FOLD = 9       # PTB-XL: for the thresholds
 TEST_FOLD = 10            # PTB-XL: only for the report
 
 # run
@@ -56,44 +56,38 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # crop_seconds        what a net sees at a time: the middle of a beat, random crops of a record
 # context_seconds     parts of the records that the median beat and the rhythm come from
 # leads               what the net sees; if the data have none of these, the first one
-# record_rhythm       whether a 12-lead record has features of its RR intervals
-# lead_dropout        share of the examples in training that `drop_leads` draws
-# template_distance   models that get the feature of `template_distance`
+# lead_dropout        share of the examples in training that have one lead only
 # signal_noise        added in training, in standard deviations of the training rows
 # rhythm_noise        the same for the RR features
 # statement_weight    weight of a second loss, on the SCP statements
 # learning_rate       peak of the one-cycle schedule
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
-# keep_epoch          "last", or "best" in validation: MIT-BIH's five patients cannot choose one
 # flatten_width       see `Net`
+# hold_out            whether the validation records or fold are kept from training
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
     "mitbih": {
         "crop_seconds": 0.5, "context_seconds": 1800, "lead_dropout": 0.0,
-        "leads": ["II"], "template_distance": ["cnn"],
-        "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
+        "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "keep_epoch": "last", "flatten_width": 16,
+        "class_weight_power": 0.25, "flatten_width": 64, "hold_out": False,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
-        "leads": TWELVE, "record_rhythm": False, "template_distance": [],
-        "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 3.0,
-        "epochs": 18, "batch_size": 64, "weight_decay": 1e-2,
+        "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
+        "epochs": 30, "batch_size": 128, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
-        "class_weight_power": 0.25, "keep_epoch": "best", "flatten_width": None,
+        "class_weight_power": 0.0, "flatten_width": None, "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
-        "context_seconds": 10, "leads": ["II", "V1"], "template_distance": [],
-        "statement_weight": 100.0, "epochs": 3, "flatten_width": None,
+        "context_seconds": 10, "leads": ["II", "V1"],
+        "statement_weight": 100.0, "epochs": 3, "flatten_width": None, "hold_out": True,
     },
     "ptbxl": {
-        "crop_seconds": 5.0, "lead_dropout": 0.5,
-        "leads": ["II", "V1"], "record_rhythm": True,
-        "statement_weight": 20.0, "epochs": 10,
+        "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25, "epochs": 10,
     },
 }
 ARCHITECTURES = {
@@ -103,7 +97,7 @@ ARCHITECTURES = {
         "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0},   # parts of the crop
     },
     "ptbxl": {
-        "cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
+        "cnn": {"widths": [64, 128, 128, 256], "stem_kernel": 9, "stem_stride": 2},
         "lstm": {"width": 80, "stem_stride": 2},
         "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1},
     },
@@ -135,12 +129,15 @@ def choose_sides(data, split):
 
 
 def split_rows(data, recipe):
-    """Dataset, settings -> dict of side -> (rows,) rows with a label.
+    """Dataset, settings -> dict of side -> (rows,) rows with a label or statement.
 
     recipe.sides has the records or folds of each side; a random split follows recipe.seed.
     """
     has_label = data.labels >= 0
-    member = data.metadata["fold"] if data.is_ptbxl else data.record
+    member = data.record
+    if data.is_ptbxl:
+        has_label = (data.metadata["statements"] >= 0).any(axis=1)
+        member = data.metadata["fold"]
     rows = {side: np.flatnonzero(np.isin(member, members))
             for side, members in recipe.sides.items()}
     if recipe.split == "random":
@@ -170,16 +167,13 @@ def check_patients(data, rows, split):
 def make_examples(data, recipe):
     """Dataset, settings -> what a net learns from, all rows of the dataset.
 
-    signals (n, channels, samples), features (n, k); targets (n,) int64 classes or (n, classes)
-    float32 zeros and ones; statements (n, statements) float32 zeros and ones.
+    signals (n, channels, samples), features (n, k); targets (n,) int64 classes, or (n, statements)
+    float32 zeros and ones; statements: these for a second loss.
     """
-    if recipe.task == "multilabel":
-        targets = data.metadata["superclasses"].astype(np.float32)
-    else:
-        targets = np.array(data.labels)
-    statements = np.zeros((len(targets), 0), np.float32)
-    if recipe.statement_weight:
-        statements = (data.metadata["statements"] >= 0).astype(np.float32)
+    statements = (data.metadata["statements"] >= 0).astype(np.float32)
+    targets = np.array(data.labels) if recipe.task == "multiclass" else statements
+    if not recipe.statement_weight:
+        statements = statements[:, :0]
     signals, features = dataset_inputs(data, recipe)
     return SimpleNamespace(signals=signals, features=features, targets=torch.from_numpy(targets),
                            statements=torch.from_numpy(statements))
@@ -194,23 +188,20 @@ def dataset_inputs(data, recipe):
     rate = data.header.sampling_rate
     if data.is_ptbxl:
         beats = [peaks[peaks >= 0] for peaks in data.metadata["beats"]]
-        return record_inputs(signals, beats, rate, recipe)
+        return record_inputs(signals, beats, rate)
     return make_inputs(signals, data.metadata, rate, recipe)
 
 
-def record_inputs(signals, beats, rate, recipe):
+def record_inputs(signals, beats, rate):
     """(n, leads, samples) mV, n arrays of beat positions -> the same inputs as make_inputs.
 
-    With record_rhythm: the mean, the smallest and the largest rhythm_features of its beats.
+    The features are the mean, the smallest and the largest rhythm_features of its beats.
     """
-    signals = torch.from_numpy(signals)
-    if not recipe.record_rhythm:
-        return signals, torch.zeros(len(signals), 0)
     features = []
     for peaks in beats:
         of_beats = rhythm_features(rr_intervals(peaks if len(peaks) else np.zeros(1), rate))
         features.append([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
-    return signals, torch.from_numpy(np.array(features).reshape(len(signals), -1))
+    return torch.from_numpy(signals), torch.from_numpy(np.array(features).reshape(len(beats), -1))
 
 
 def make_inputs(signals, beats, rate, recipe):
@@ -236,11 +227,7 @@ def rows_by_context(beats, length):
 def beat_inputs(signals, sample, rate, recipe):
     """(n, leads, samples) mV, (n,) positions of all beats of a record -> signals, features."""
     signals = relative_beats(signals, recipe.crop)
-    features = rhythm_features(rr_intervals(sample, rate))
-    if recipe.template_distance:
-        distance = template_distance(signals, rate)
-        features = np.concatenate([features, distance], axis=1)
-    return signals, features
+    return signals, rhythm_features(rr_intervals(sample, rate))
 
 
 def relative_beats(signals, crop):
@@ -255,19 +242,6 @@ def relative_beats(signals, crop):
     relative = np.concatenate([beats, beats - median], axis=1) / np.tile(height, (2, 1))
     start = (signals.shape[2] - crop) // 2
     return relative[:, :, start:start + crop].astype(np.float32)
-
-
-def template_distance(signals, rate):
-    """(n, 2 * leads, samples) relative_beats of a record -> (n, 1) float32.
-
-    Log of the QRS complex's root mean square difference from the median beat, over the usual one
-    of the record: in a noisy record all beats differ, but a ventricular one stands out.
-    """
-    middle = signals.shape[2] // 2
-    differences = signals[:, signals.shape[1] // 2:]
-    qrs = differences[:, :, middle - round(0.08 * rate):middle + round(0.1 * rate)]
-    distance = np.sqrt(np.square(qrs).mean(axis=(1, 2))) + 0.001   # a flat lead has 0
-    return np.log(distance / np.median(distance))[:, None]
 
 
 def rr_intervals(sample, rate):
@@ -373,8 +347,8 @@ class Net(nn.Module):
 
     A model's `maps` gives feature maps (n, width, steps). In a crop of a record, a beat may be
     anywhere: the mean and the maximum over the steps go on. In a cut beat, each step has its
-    place: `flatten` brings all steps to `flatten_width` numbers, few enough not to drown the
-    RR features.
+    place: `flatten` brings all steps to `flatten_width` numbers, no more than a hidden layer
+    makes of the rhythm.
     """
 
     def __init__(self, maps_shape, channels, features, outputs, flatten_width):
@@ -385,19 +359,15 @@ class Net(nn.Module):
         self.flatten = flatten_width and nn.Sequential(
             nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
             nn.BatchNorm1d(flatten_width), nn.ReLU())
-        inputs = (flatten_width or 2 * width) + features
+        self.rhythm = nn.Sequential(nn.Linear(features, 64), nn.ReLU())
+        inputs = (flatten_width or 2 * width) + 64
         self.head = nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(0.1 if flatten_width else 0.25),
-            nn.Linear(inputs, 128), nn.ReLU(),
-            nn.BatchNorm1d(128), nn.Dropout(0.5), nn.Linear(128, outputs))
+            nn.BatchNorm1d(inputs), nn.Dropout(0.5), nn.Linear(inputs, outputs))
 
     def forward(self, signals, features):
-        return self.classify(self.maps(self.normalise_signals(signals)), features)
-
-    def classify(self, maps, features):
-        """(n, width, steps), (n, features) -> (n, outputs) logits."""
+        maps = self.maps(self.normalise_signals(signals))
         x = self.flatten(maps) if self.flatten else mean_and_max(maps)
-        return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
+        return self.head(torch.cat([x, self.rhythm(self.normalise_features(features))], dim=1))
 
 
 def mean_and_max(x):
@@ -486,9 +456,26 @@ def predict(net, signals, features, rows, crop, batch=512):
     return torch.cat(logits).cpu()
 
 
-def probabilities(logits, recipe, classes):
+def task_members(header, task):
+    """Header, task -> (statements, classes) bool: which statements make a class of the task."""
+    return np.stack([np.isin(header.statement_names, members)
+                     for members in header.tasks[task].values()], axis=1)
+
+
+def class_logits(logits, recipe, members=None):
+    """(n, outputs) logits -> (n, classes) float64 logits.
+
+    With task_members, a class holds where one or more of its statements do: noisy-or.
+    """
+    logits = logits[:, :len(recipe.classes)].double()
+    if members is None:
+        return logits
+    return (F.softplus(logits) @ torch.from_numpy(members).double()).expm1().log()
+
+
+def probabilities(logits, recipe, members=None):
     """(n, outputs) logits -> (n, classes) float64: softmax for multiclass, else sigmoid."""
-    logits = logits[:, :classes].double()
+    logits = class_logits(logits, recipe, members)
     if recipe.task == "multilabel":
         return torch.sigmoid(logits).numpy()
     return torch.softmax(logits, dim=1).numpy()
@@ -496,7 +483,7 @@ def probabilities(logits, recipe, classes):
 
 # ---- Training ----
 
-def class_weights(targets, classes, power):
+def class_weights(targets, recipe):
     """(n,) classes of the training rows -> (classes,) float32 weights 1 / count^power in the loss.
 
     A class below 0.1% of the rows weighs like one of 0.1%. The mean over the rows is 1. None for
@@ -504,8 +491,8 @@ def class_weights(targets, classes, power):
     """
     if targets.dim() == 2:
         return None
-    counts = torch.bincount(targets, minlength=classes).double()
-    weight = counts.clamp_min(0.001 * counts.sum()) ** -power
+    counts = torch.bincount(targets, minlength=len(recipe.classes)).double()
+    weight = counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power
     weight = torch.where(counts > 0, weight, 0.0)
     return (weight * counts.sum() / (weight * counts).sum()).float()
 
@@ -541,7 +528,8 @@ def training_batches(net, examples, rows, batch_size, recipe):
     for batch, start in batches:
         signals = crops[batch, :, start]
         signals = add_noise(signals, recipe.signal_noise, net.normalise_signals.spread)
-        signals = drop_leads(signals, recipe)
+        if recipe.lead_dropout:
+            signals = drop_leads(signals, recipe)
         features = examples.features[batch]
         features = add_noise(features, recipe.rhythm_noise, net.normalise_features.spread)
         yield signals, features, examples.targets[batch], examples.statements[batch]
@@ -555,17 +543,18 @@ def add_noise(values, size, spread):
 
 
 def drop_leads(signals, recipe):
-    """(b, channels, samples) -> the same, with absent leads, which are 0, in some rows.
-
-    A row that is drawn keeps all leads, II and V1, II, or V1.
-    """
-    names = np.array(list(map(lead_name, recipe.leads)))
-    kept = np.array([names != "", np.isin(names, ["II", "V1"]), names == "II", names == "V1"])
-    kept = torch.from_numpy(kept[kept.any(axis=1)])
-    drawn = torch.randint(len(kept), (len(signals),))
-    drawn = drawn * (torch.rand(len(signals)) < recipe.lead_dropout)
-    kept = kept[drawn].repeat(1, signals.shape[1] // len(names)).to(signals.device)
+    """(b, channels, samples) -> the same; in some rows all leads but one are absent, which is 0."""
+    leads = len(recipe.leads)
+    kept = F.one_hot(torch.randint(leads, (len(signals),)), leads).bool()
+    kept |= torch.rand(len(signals), 1) >= recipe.lead_dropout
+    kept = kept.repeat(1, signals.shape[1] // leads).to(signals.device)
     return signals * kept[:, :, None]
+
+
+def has_bfloat16(signals):
+    """Whether the device multiplies bfloat16 numbers faster than float32 ones."""
+    capabilities = torch.cpu.get_capabilities()
+    return signals.is_cuda or (signals.is_cpu and capabilities.get("amx_bf16", False))
 
 
 def train_epoch(net, batches, loss_function, optimiser, schedule):
@@ -574,7 +563,7 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
     total = 0.0
     count = 0
     for signals, features, targets, statements in batches:
-        with torch.autocast(signals.device.type, torch.bfloat16, enabled=signals.is_cuda):
+        with torch.autocast(signals.device.type, torch.bfloat16, enabled=has_bfloat16(signals)):
             logits = net(signals, features)
         loss = loss_function(logits, targets, statements)
         optimiser.zero_grad(set_to_none=True)
@@ -593,7 +582,6 @@ def validation_score(probability, targets, names):
 
     Multilabel: macro AUC. Multiclass: mean F1 of N, S and V.
     """
-    targets = targets.numpy()
     if targets.ndim == 2:
         pairs = [(true, p) for true, p in zip(targets.T, probability.T) if true.min() < true.max()]
         return float(np.mean([roc_auc_score(*pair) for pair in pairs]))
@@ -603,11 +591,10 @@ def validation_score(probability, targets, names):
 
 
 def fit(net, examples, rows, recipe, header, name):
-    """Trains the net -> history, a dict for each epoch, and the kept epoch.
+    """Trains the net -> history, a dict for each epoch.
 
-    The kept epoch: its number, score, weights, and logits of the validation rows.
+    The last epoch is kept: the learning rate ends at 0 there, and validation chooses nothing.
     """
-    classes = header.class_names
     targets = examples.targets[rows["validation"]]
     statements = examples.statements[rows["validation"]]
     run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
@@ -619,43 +606,41 @@ def fit(net, examples, rows, recipe, header, name):
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
-    weight = class_weights(examples.targets[rows["train"]], len(classes), recipe.class_weight_power)
+    weight = class_weights(examples.targets[rows["train"]], recipe)
     loss_function = partial(loss_of, weight, recipe.statement_weight)
     history = []
-    kept = {"score": -1.0}
     if RESUME and state_path.exists():
-        history, kept = load_state(state_path, run, (net, optimiser, schedule))
+        history = load_state(state_path, run, (net, optimiser, schedule))
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         began = time.perf_counter()
         batches = training_batches(net, examples, train_rows, batch_size, recipe)
-        train_loss = train_epoch(model, batches, loss_function, optimiser, schedule)
+        loss = train_epoch(model, batches, loss_function, optimiser, schedule)
         if not is_main_process():
             continue
-        logits = predict(net, examples.signals, examples.features, rows["validation"], recipe.crop)
-        loss = loss_function(logits.to(targets.device), targets, statements).item()
-        probability = probabilities(logits, recipe, len(classes))
-        score = validation_score(probability, targets.cpu(), classes)
-        history.append({"epoch": epoch, "train_loss": train_loss, "validation_loss": loss,
-                        "validation_score": score})
-        if score > kept["score"] or recipe.keep_epoch == "last":
-            weights = {name: value.detach().clone() for name, value in net.state_dict().items()}
-            kept = {"epoch": epoch, "score": score, "logits": logits, "weights": weights}
-        print(f"epoch {epoch:>2}  loss {train_loss:.4f}  validation loss {loss:.4f}  "
-              f"score {score:.4f}  {time.perf_counter() - began:.1f} s", flush=True)
-        save_state(state_path, run, (net, optimiser, schedule), history, kept)
-    return history, kept
+        history.append({"epoch": epoch, "loss": loss})
+        if len(targets):
+            logits = predict(
+                net, examples.signals, examples.features, rows["validation"], recipe.crop)
+            loss = loss_function(logits.to(targets.device), targets, statements)
+            history[-1]["validation loss"] = loss.item()
+            history[-1]["validation score"] = validation_score(
+                probabilities(logits, recipe), targets.cpu().numpy(), recipe.classes)
+        print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
+              f"{time.perf_counter() - began:.1f} s", flush=True)
+        save_state(state_path, run, (net, optimiser, schedule), history)
+    return history
 
 
-def save_state(path, run, parts, history, kept):
+def save_state(path, run, parts, history):
     """Saves what a stopped run goes on from; parts: net, optimiser, schedule."""
     with new_files(path) as (temporary,):
         save_pth(temporary, {"run": run, "parts": [part.state_dict() for part in parts],
-                             "random": torch.get_rng_state(), "history": history, "kept": kept})
+                             "random": torch.get_rng_state(), "history": history})
 
 
 def load_state(path, run, parts):
-    """Sets net, optimiser, schedule and random numbers to a saved state -> history, kept epoch."""
+    """Sets net, optimiser, schedule and random numbers to a saved state -> history."""
     try:
         state = load_pth(path)
         change = first_difference(state["run"], run)
@@ -667,7 +652,7 @@ def load_state(path, run, parts):
         part.load_state_dict(saved)
     torch.set_rng_state(state["random"])
     print(f"goes on after epoch {len(state['history'])}")
-    return state["history"], state["kept"]
+    return state["history"]
 
 
 def first_difference(old, new):
@@ -725,14 +710,11 @@ def platt_scaling(score, truth):
 
 
 def best_thresholds(probability, targets):
-    """(n, classes) probabilities, zeros and ones -> list of the classes' thresholds.
+    """(n, classes) probabilities, bool -> list of the classes' thresholds.
 
     They maximise the expected F1 under Platt-scaled probabilities (Lipton et al. 2014), which is
     smoother than an F1 counted on some hundred rows. 0.5 for a class that all rows have, or none.
-    None for one class a row: the most probable one is called.
     """
-    if targets.ndim == 1:
-        return None
     thresholds = []
     for p, truth in zip(probability.T, targets.T):
         if truth.min() == truth.max():
@@ -743,6 +725,21 @@ def best_thresholds(probability, targets):
         chance = expit(slope * log_odds(called) + intercept)
         expected_f1 = 2 * np.cumsum(chance) / (np.arange(1, len(p) + 1) + chance.sum())
         thresholds.append(float(called[np.argmax(expected_f1)]))
+    return thresholds
+
+
+def task_thresholds(logits, statements, recipe, header):
+    """(n, outputs) logits, (n, statements) bool of validation rows -> dict of task -> thresholds.
+
+    A task has the rows with one of its labels.
+    """
+    thresholds = {}
+    for task in header.tasks:
+        members = task_members(header, task)
+        truth = statements @ members
+        rows = truth.any(axis=1)
+        probability = probabilities(logits[rows], recipe, members)
+        thresholds[task] = best_thresholds(probability, truth[rows])
     return thresholds
 
 
@@ -807,12 +804,10 @@ def warnings_of(header, recipe):
 
 
 def plot_history(history, title, path):
-    """List of epochs -> PNG of loss and validation score by epoch."""
-    figure = Figure(figsize=(9, 3.5), layout="constrained")
-    losses = ("train_loss", "validation_loss")
-    pd.DataFrame(history).set_index("epoch").plot(
-        ax=figure.subplots(1, 2), subplots=[losses, ("validation_score",)],
-        style=["k-", "k--", "k-o"])
+    """List of epochs -> PNG of the loss, and of validation, by epoch."""
+    table = pd.DataFrame(history).set_index("epoch")
+    figure = Figure(figsize=(4 * len(table.columns), 3.5), layout="constrained")
+    table.plot(ax=figure.subplots(1, len(table.columns)), subplots=True, style="k-o")
     figure.suptitle(title)
     figure.savefig(path, dpi=150, format="png")
 
@@ -823,9 +818,12 @@ def choose_recipe(data, changes=()):
     """The constants -> every setting of a net, as it travels in the checkpoint."""
     recipe = SimpleNamespace(**RECIPES[DATASET] | dict(changes), split=SPLIT, seed=SEED)
     recipe.sides = choose_sides(data, SPLIT)
+    if not recipe.hold_out:
+        recipe.sides["train"] += recipe.sides["validation"]
+        recipe.sides["validation"] = []
     recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
+    recipe.classes = data.header.statement_names if data.is_ptbxl else data.header.class_names
     recipe.learning_rate = recipe.learning_rate[MODEL]
-    recipe.template_distance = MODEL in recipe.template_distance
     available = data.header.leads
     of_recipe = [name for name in available if lead_name(name) in recipe.leads]
     recipe.leads = (of_recipe or available[:1]) if LEADS is None else as_names(LEADS)
@@ -839,13 +837,13 @@ def choose_recipe(data, changes=()):
     return recipe
 
 
-def make_net(examples, rows, recipe, classes):
+def make_net(examples, rows, recipe):
     """A new net that normalises by the statistics of the training rows -> net, its arguments."""
     arguments = {
         "channels": examples.signals.shape[1],
         "features": examples.features.shape[1],
         "samples": recipe.crop,
-        "outputs": classes + examples.statements.shape[1],
+        "outputs": len(recipe.classes) + examples.statements.shape[1],
         "flatten_width": recipe.flatten_width,
         **ARCHITECTURES[DATASET][MODEL],
     }
@@ -864,33 +862,35 @@ def train(data, device, name, changes):
     print(f"{name}, {recipe.task}, on {device}. Rows:",
           *(f"{len(part):,} {side}" for side, part in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
-    if min(len(rows["train"]), len(rows["validation"])) == 0:
+    if not len(rows["train"]) or (recipe.hold_out and not len(rows["validation"])):
         raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
 
     examples = make_examples(data, recipe)
-    classes = len(data.header.class_names)
-    net, arguments = make_net(examples, rows, recipe, classes)
+    net, arguments = make_net(examples, rows, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    history, kept = fit(net.to(device), examples, rows, recipe, data.header, name)
+    history = fit(net.to(device), examples, rows, recipe, data.header, name)
     if not is_main_process():
         return
 
-    probability = probabilities(kept["logits"], recipe, classes)
-    targets = examples.targets[rows["validation"]].cpu().numpy()
+    thresholds = None   # one class a row: the most probable one is called
+    if data.is_ptbxl:
+        logits = predict(
+            net, examples.signals, examples.features, rows["validation"], recipe.crop)
+        statements = data.metadata["statements"][rows["validation"]] >= 0
+        thresholds = task_thresholds(logits, statements, recipe, data.header)
     checkpoint = {
         "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
         "segment": data.signals.shape[2], "net_arguments": arguments,
-        "weights": {part: value.cpu() for part, value in kept["weights"].items()},
-        "epoch": kept["epoch"], "history": history,
+        "weights": {part: value.cpu() for part, value in net.state_dict().items()},
+        "history": history, "thresholds": thresholds,
         "versions": {"torch": str(torch.__version__)},
-        "thresholds": best_thresholds(probability, targets),
     }
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
         plot_history(history, ". ".join([name, *warnings]), picture_path)
     Path(f"{name}_state.pth").unlink(missing_ok=True)
-    print(f"Kept epoch {kept['epoch']}. Wrote {name}_model.pth, {name}_training.png")
+    print(f"Wrote {name}_model.pth, {name}_training.png")
 
 
 def main():

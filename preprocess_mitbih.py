@@ -59,9 +59,8 @@ ANNOTATOR = "atr"         # ending of the reference annotations ("qrs", "ecg"), 
 R_PEAKS = "annotated"     # where the beats are: "annotated", or "detected" in the signals
 
 # leads and classes
-LEADS = ["MLII", "V1"]    # names in the header; an absent one is 0 mV
-LEAD_ABSENT = "first"     # 102 and 104 have neither: take the "first" signal, or "skip" records
-                          # that lack any of them
+LEADS = ["MLII", "V1"]    # names in the header; an absent one is 0 mV. Where all are absent, as in
+                          # 102 and 104, the first signal stands in
 SEGMENT = 360             # samples of one beat, half of them before the R peak: 1 s
 
 # Classes of ANSI/AAMI EC57 -> symbols of beats, first the one that evaluation writes. Escape beats
@@ -113,10 +112,6 @@ MARGIN = 10   # s read beyond both ends of an hour of a long record, so that no 
 
 # ---- Read one record ----
 
-class LeadAbsent(ValueError):
-    """The record lacks a chosen lead, and LEAD_ABSENT leaves it out."""
-
-
 def database():
     """DATA_DIR -> its path."""
     return Path(DATA_DIR).expanduser()
@@ -139,11 +134,7 @@ def record_names():
 
 def choose_leads(names):
     """Lead names of a record -> dict of place in LEADS -> column; the first signal stands in."""
-    wanted = as_names(LEADS)
-    columns = lead_columns(names, wanted)
-    if LEAD_ABSENT == "skip" and len(columns) < len(wanted):
-        raise LeadAbsent(f"not all of the leads {', '.join(wanted)}, only {', '.join(names)}")
-    return columns or {0: 0}
+    return lead_columns(names, as_names(LEADS)) or {0: 0}
 
 
 def read_annotations(path, header):
@@ -547,7 +538,6 @@ def class_names():
 
 def main():
     check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
-    check_choice("LEAD_ABSENT", LEAD_ABSENT, ["first", "skip"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     leads = as_names(LEADS)
     if NAME == "ptbxl" or not isinstance(SAMPLING_RATE, int):
@@ -618,7 +608,7 @@ def usable_records(names, read, bad_records, left_out):
         try:
             record = read(name)
         except ValueError as error:
-            if bad_records == "stop" and not isinstance(error, LeadAbsent):
+            if bad_records == "stop":
                 raise SystemExit(f"record {name}: {error}. Mend or replace it, "
                                  'or set BAD_RECORDS = "skip" to go on without it') from error
             skipped[str(error).split(" (")[0]].append(name)

@@ -8,8 +8,8 @@ Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the ord
                              superclasses (5,) int8 zeros and ones,
                              statements (71,) int8 likelihoods of all SCP statements,
                              beats (40,) int16 positions of the R peaks, then -1
-        ptbxl_header.npy     JSON text: class names, statement names, leads, sampling rate,
-                             settings, versions, SHA-256 of the three arrays
+        ptbxl_header.npy     JSON text: class names, statement names, tasks, leads, sampling
+                             rate, settings, versions, SHA-256 of the three arrays
 Takes   45 seconds for the 21,799 records at 100 Hz, beside the download.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",
@@ -94,6 +94,7 @@ INVT     59931005 TInv
 STE_     164931005 STE
 STD_     429622005 STD
 """
+KINDS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
 MOST_BEATS = 40   # in 10 s: no two are closer than 0.25 s
 TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones is the label
 
@@ -200,14 +201,34 @@ def statement_matrix(codes, statements):
     return table.fillna(-1).round().to_numpy(np.int8)
 
 
-def superclass_matrix(matrix, superclass_of):
-    """(n, statements) likelihoods, superclass of each statement -> (n, 5) int8, -1 where absent.
+def superclass_matrix(matrix, scp):
+    """(n, statements) likelihoods, table of the statements -> (n, 5) int8, -1 where absent.
 
     As in the reference benchmark (Strodthoff et al. 2020) every statement counts, whatever its
     likelihood. A superclass has the highest likelihood of its statements.
     """
+    superclass_of = scp["diagnostic_class"].where(scp["diagnostic"] == 1)
     return np.stack([matrix[:, superclass_of == name].max(axis=1, initial=-1)
                      for name in SUPERCLASSES], axis=1)
+
+
+def benchmark_tasks(scp):
+    """Table of the statements -> dict of task -> dict of class -> its statements.
+
+    The six tasks of the reference benchmark (Strodthoff et al. 2020).
+    """
+    scp = scp.assign(name=scp.index)
+    diagnostic = scp[scp["diagnostic"] == 1]
+    tasks = {
+        "all": scp["name"],
+        "diagnostic": diagnostic["name"],
+        "subdiagnostic": diagnostic["diagnostic_subclass"],
+        "superdiagnostic": diagnostic["diagnostic_class"],
+        "form": scp["name"][scp["form"] == 1],
+        "rhythm": scp["name"][scp["rhythm"] == 1],
+    }
+    return {task: classes.index.to_series().groupby(classes).agg(list).to_dict()
+            for task, classes in tasks.items()}
 
 
 def single_labels(likelihoods):
@@ -224,7 +245,7 @@ def read_csv_files():
     """PTB-XL's two files -> tables of the records and of the statements."""
     table = read_table("ptbxl_database.csv", ["patient_id", "age", "sex", "scp_codes", "strat_fold",
                                               "filename_lr", "filename_hr"], "ecg_id")
-    scp = read_table("scp_statements.csv", ["diagnostic", "diagnostic_class"], 0)
+    scp = read_table("scp_statements.csv", KINDS, 0)
     for column in ("patient_id", "strat_fold"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
     if not (table.index.is_unique and table["strat_fold"].isin(range(1, 11)).all()
@@ -235,7 +256,7 @@ def read_csv_files():
     table["codes"] = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
     table["filename"] = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
     table["patient_id"] = table["patient_id"].astype(int)
-    return table, scp["diagnostic_class"].where(scp["diagnostic"] == 1, "")
+    return table, scp
 
 
 def read_headers(left_out):
@@ -262,17 +283,17 @@ def read_headers(left_out):
                       "age": fields.get("Age"), "sex": fields.get("Sex")}
     if not rows:
         raise SystemExit(f"{folder} has no .hea file")
-    superclass_of = {"NORM": "NORM"} | {name: "" for name, *_ in known}
-    return pd.DataFrame.from_dict(rows, orient="index"), pd.Series(superclass_of)
+    scp = pd.DataFrame(columns=KINDS, index=["NORM", *(name for name, *_ in known)])
+    scp.loc["NORM", ["diagnostic", "diagnostic_class"]] = [1, "NORM"]
+    return pd.DataFrame.from_dict(rows, orient="index"), scp
 
 
-def make_metadata(table, superclass_of, left_out):
+def make_metadata(table, scp, left_out):
     """Tables of the records and of the statements -> metadata and labels of all records."""
-    statement_names = superclass_of.index
     left_out.update(f"unknown statements {code!r}" for codes in table["codes"]
-                    for code in codes if code not in statement_names)
-    statements = statement_matrix(list(table["codes"]), statement_names)
-    likelihoods = superclass_matrix(statements, superclass_of.to_numpy(str))
+                    for code in codes if code not in scp.index)
+    statements = statement_matrix(list(table["codes"]), scp.index)
+    likelihoods = superclass_matrix(statements, scp)
     sexes = {"0": 0, "male": 0, "m": 0, "1": 1, "female": 1, "f": 1}
     metadata = np.zeros(len(table), [
         ("record", "U32"), ("patient", "U32"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
@@ -309,8 +330,8 @@ def main():
         download(Path(DATA_DIR).expanduser(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
                  lambda name: name.startswith(parts))
     left_out = Counter()
-    table, superclass_of = read_csv_files() if LABELS == "csv" else read_headers(left_out)
-    metadata, labels = make_metadata(table, superclass_of, left_out)
+    table, scp = read_csv_files() if LABELS == "csv" else read_headers(left_out)
+    metadata, labels = make_metadata(table, scp, left_out)
     parts = ["signals", "labels", "metadata", "header"]
     with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
         rows, beats, simulated = write_signals(table["filename"].astype(str), paths[0], left_out)
@@ -320,7 +341,8 @@ def main():
         save_array(paths[2], metadata)
         save_header(dict(zip(parts, paths)), {
             "class_names": SUPERCLASSES, "leads": LEADS, "sampling_rate": SAMPLING_RATE,
-            "statement_names": list(superclass_of.index), "simulated": simulated})
+            "statement_names": list(scp.index), "tasks": benchmark_tasks(scp),
+            "simulated": simulated})
 
     print_report(metadata)
     print_notes(left_out, simulated)

@@ -12,10 +12,11 @@ import compare_with_bxb
 import numpy as np
 import pandas as pd
 import pytest
+import scipy
 import simulate
 import torch
 import wfdb
-from conftest import MITBIH
+from conftest import MITBIH, PTBXL
 from harness import changed, contents, run_stage, train
 from sklearn import metrics as sk
 
@@ -30,6 +31,12 @@ FAST = {**SMALL, "STEPS": 1, "DELETED": [0, 0.5]}   # for tests of something els
 
 def close(values, expected):
     np.testing.assert_allclose(values, expected, rtol=0, atol=1e-12)
+
+
+def score_test_rows(dataset, task="superdiagnostic"):
+    """Scored of the test rows by the mlp."""
+    outputs, _ = stage.predict_test_rows(dataset, "mlp")
+    return stage.score_rows(*outputs, task)
 
 
 def evaluate(dataset, model, **constants):
@@ -57,8 +64,8 @@ def example(task="multiclass", classes=5, rows=400, **data):
     everything = SimpleNamespace(is_ptbxl=task == "multilabel", patient=np.arange(rows) // 4,
                                  **{"record": np.full(rows, "100")} | data)
     recipe = SimpleNamespace(task=task, split="random")   # without the tables of EC57
-    return stage.Scored("", everything, None, recipe, NAMES, np.arange(rows), truth, called,
-                        probability, None)
+    return stage.Scored("", everything, None, recipe, NAMES, None, np.arange(rows), truth,
+                        called, probability, None)
 
 
 def part_of(scored, rows):
@@ -154,9 +161,9 @@ def test_resamples_are_those_of_a_loop_over_drawn_patients():
 def test_the_rows_of_a_patient_are_drawn_together():
     rows = np.arange(399, 199, -1)   # four of each patient
     scored = part_of(example(), rows)._replace(rows=rows)
-    table = stage.resampled_figures(scored)
+    summary = stage.summarise_figures(scored)
     expected = stage.resample_patients(rows // 4, partial(stage.figures, scored))
-    pd.testing.assert_frame_equal(table, expected)
+    pd.testing.assert_frame_equal(summary, stage.summarise(expected))
 
 
 def test_many_resamples_are_computed_in_parts():
@@ -185,22 +192,13 @@ def test_an_interval_needs_the_figure_in_half_of_the_resamples():
     close(summary.loc["seldom"], [0.5, np.nan, np.nan])
 
 
-def test_a_model_does_not_differ_from_itself_and_differs_from_a_worse_one():
-    scored = example()
-    shuffled = np.random.default_rng(1).permutation(scored.probability)
-    worse = scored._replace(probability=shuffled, called=stage.most_probable(shuffled))
-    one, again, other = map(stage.resampled_figures, (scored, scored, worse))
-    assert (stage.summarise(one - again) == 0).all(axis=None)
-    assert stage.summarise(one - other).loc[("all", "macro auc"), "low"] > 0
-
-
 # ---- By group ----
 
 @pytest.mark.parametrize("other", ["100", "232"])
 def test_figures_without_record_232_are_those_of_the_other_records(other):
     record = np.where(np.arange(400) % 3, other, "232")
     scored = example(record=record)
-    table = stage.make_tables(scored, stage.resampled_figures(scored))["without record 232"]
+    table = stage.make_tables(scored)["without record 232"]
     if other == "232":
         assert table.loc["S", "n"] == 0 and np.isnan(table.loc["S", "f1"])
     else:
@@ -209,8 +207,8 @@ def test_figures_without_record_232_are_those_of_the_other_records(other):
 
 def test_records_with_one_superclass_are_called_by_the_most_probable_one():
     scored = example("multilabel", record=np.full(400, "1"))
-    tables = stage.make_tables(scored, stage.resampled_figures(scored))
-    table = tables["records with one superclass, the most probable one called"]
+    tables = stage.make_tables(scored)
+    table = tables["records with one class, the most probable one called"]
     single = scored.truth.sum(axis=1) == 1
     correct = scored.truth[single].argmax(axis=1) == scored.probability[single].argmax(axis=1)
     assert table.loc["all", "n"] == single.sum()
@@ -413,14 +411,16 @@ def test_chosen_examples_are_correct_ones_around_the_median_confidence():
 
 
 def random_inputs(rows, samples):
-    """-> net, crop, signals, features and class of each row: arguments of `attributions`."""
+    """-> Scored of a small net, and the class of each row."""
     torch.manual_seed(0)
     net = model_training.CNN(channels=2, samples=60, features=3, outputs=4, widths=[8, 8],
                              stem_kernel=5, stem_stride=2, flatten_width=None).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()
-    return net, 60, signals, features, torch.tensor([0, 3, 1][:rows])
+    recipe = SimpleNamespace(crop=60, classes=list("abcd"))
+    scored = example()._replace(net=net, recipe=recipe, signals=signals, features=features)
+    return scored, np.array([0, 2, 1][:rows])
 
 
 class Squares(torch.nn.Module):
@@ -433,20 +433,27 @@ class Squares(torch.nn.Module):
 
 def test_integrated_gradients_of_sums_and_squares_equal_a_computation_by_hand():
     signals = torch.randn(2, 2, 60)
-    attribution = stage.integrated_gradients(Squares(), 60, signals,
-                                     torch.zeros(2, 0), torch.tensor([0, 1]))
+    scored = example()._replace(
+        net=Squares(), recipe=SimpleNamespace(crop=60, classes=["a", "b"]), signals=signals,
+        features=torch.zeros(2, 0))
+    attribution = stage.integrated_gradients(scored, np.arange(2), np.array([0, 1]))
     expected = torch.stack([signals[0].square() - 0.3 ** 2, signals[1] - 0.3])
     torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=1e-5)
 
 
-def test_integrated_gradients_add_up_to_the_difference_of_the_logits():
-    net, crop, signals, features, classes = arguments = random_inputs(3, 100)
-    attribution = stage.integrated_gradients(*arguments)
-    mean = torch.full_like(signals, 0.3)
-    with torch.no_grad():
-        ends = [model_training.crop_logits(net, x, features, crop).gather(1, classes[:, None])
-                for x in (signals, mean)]
-    difference = (ends[0] - ends[1])[:, 0]
+@pytest.mark.parametrize("members", [None, np.eye(3)[[0, 0, 1, 2]]])   # two make class 0
+def test_integrated_gradients_add_up_to_the_difference_of_the_logits(members):
+    scored, classes = random_inputs(3, 100)
+    if members is not None:
+        scored = scored._replace(members=np.array(members, bool))
+    attribution = stage.integrated_gradients(scored, np.arange(3), classes)
+    ends = []
+    for x in (scored.signals, torch.full_like(scored.signals, 0.3)):
+        with torch.no_grad():
+            logits = model_training.crop_logits(scored.net, x, scored.features, 60)
+        logits = model_training.class_logits(logits, scored.recipe, scored.members)
+        ends.append(logits[np.arange(3), classes])
+    difference = ends[0] - ends[1]
     missed = attribution.sum(dim=(1, 2)) - difference
     assert missed.abs().sum() < 0.03 * difference.abs().sum()
 
@@ -471,7 +478,7 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one():
         def forward(self, signals, features):
             x = signals[:, 0, 40:60].sum(dim=1)
             return torch.stack([x, torch.zeros_like(x)], dim=1)
-    recipe = SimpleNamespace(task="multiclass", crop=100)
+    recipe = SimpleNamespace(task="multiclass", crop=100, classes=["a", "b"])
     scored = example()._replace(net=Middle(), recipe=recipe, signals=torch.ones(30, 1, 100),
                                 features=torch.zeros(30, 0))
     good = np.zeros((30, 1, 100))
@@ -558,27 +565,64 @@ def test_predictions_repeat_the_figures(quick_pictures, trained, dataset, model)
 @pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
 def test_rows_are_scored_with_the_checkpoints_thresholds(trained, dataset):
     trained(dataset, "mlp")
-    scored = stage.score_test_rows(dataset, "mlp")
+    scored = score_test_rows(dataset)
     checkpoint = model_training.load_pth(f"{dataset}_mlp_model.pth")
-    inputs = scored.net, scored.signals, scored.features, scored.recipe.crop
+    (_, net, data, rows, _), inputs = stage.predict_test_rows(dataset, "mlp")
     with torch.no_grad():
-        logits = model_training.crop_logits(*inputs).double()[:, :5]
-    to_probability = torch.sigmoid if dataset == "ptbxl" else partial(torch.softmax, dim=1)
-    np.testing.assert_allclose(scored.probability, to_probability(logits), rtol=1e-4)
+        logits = model_training.crop_logits(net, *inputs, scored.recipe.crop).double().numpy()
+    logits = logits[np.isin(rows, scored.rows)]
     if dataset == "ptbxl":
-        called = scored.probability >= checkpoint["thresholds"]
-        truth = scored.data.metadata["superclasses"][scored.rows] == 1
+        assert scored.names == sorted(data.header.class_names)
+        none = np.stack([np.prod(1 / (1 + np.exp(logits[:, np.isin(
+            data.header.statement_names, data.header.tasks["superdiagnostic"][name])])), axis=1)
+            for name in scored.names], axis=1)
+        np.testing.assert_allclose(scored.probability, 1 - none, rtol=1e-4)
+        called = scored.probability >= checkpoint["thresholds"]["superdiagnostic"]
+        columns = [data.header.class_names.index(name) for name in scored.names]
+        truth = data.metadata["superclasses"][scored.rows][:, columns] == 1
     else:
+        np.testing.assert_allclose(
+            scored.probability, scipy.special.softmax(logits, axis=1), rtol=1e-4)
         called = np.eye(5)[scored.probability.argmax(axis=1)] == 1
         truth = np.eye(5)[scored.data.labels[scored.rows]] == 1
     np.testing.assert_array_equal(scored.called, called)
     np.testing.assert_array_equal(scored.truth, truth)
 
 
+def test_the_six_tasks_have_the_benchmarks_rows_and_classes(quick_pictures, trained, arrays):
+    trained("ptbxl", "mlp")
+    report = evaluate("ptbxl", "mlp", TASK="rhythm", **FAST)
+    assert "rhythm statements" in report["title"]
+    tables = report["tables"]
+    tasks = tables["macro AUC of the benchmark's tasks"]
+    scp = pd.read_csv(arrays / PTBXL / "scp_statements.csv", index_col=0)
+    data = preprocess_mitbih.load_dataset("ptbxl")
+    test = data.metadata["fold"] == 10
+    found = pd.DataFrame(data.metadata["statements"][test] >= 0,
+                         columns=data.header.statement_names)
+    for task, members in {"all": scp.index, **{
+            kind: scp.index[scp[kind] == 1] for kind in ("diagnostic", "form", "rhythm")}}.items():
+        assert tasks[task]["records"] == found[members].any(axis=1).sum()
+        assert tasks[task]["classes"] == len(members)
+        scored = score_test_rows("ptbxl", task)
+        table = pd.DataFrame(scored.probability, columns=scored.names)
+        truth = pd.DataFrame(scored.truth, columns=scored.names)
+        auc = [sk.roc_auc_score(truth[name], table[name]) for name in scored.names
+               if 0 < truth[name].sum() < len(truth)]
+        assert tasks[task]["value"] == pytest.approx(np.mean(auc))
+    assert tasks["superdiagnostic"]["classes"] == 5
+    diagnostic = scp[scp["diagnostic"] == 1]
+    assert tasks["subdiagnostic"]["classes"] == diagnostic["diagnostic_subclass"].nunique()
+    assert set(tables["by class"]) == set(scp.index[scp["rhythm"] == 1])
+    worst = [row["value"] for row in tables["statements with the lowest AUC"].values()]
+    best = [row["value"] for row in tables["statements with the highest AUC"].values()]
+    assert len(worst) == len(best) == 5 and max(worst) < min(best)
+
+
 def test_evaluation_obeys_the_checkpoints_own_split(trained):
     trained("mitbih", "mlp")
     with changed(model_training, EXCLUDED_RECORDS=["202"], SPLIT="all"):
-        scored = stage.score_test_rows("mitbih", "mlp")
+        scored = score_test_rows("mitbih")
     records = scored.data.header.records
     names = [record["name"] for record in records if record["subset"] == "DS2"]
     assert sorted(set(scored.data.record[scored.rows])) == names and "202" in names
@@ -613,7 +657,7 @@ def test_annotation_files_hold_the_called_beats(quick_pictures, trained):
     trained("mitbih", "mlp")
     Path("mitbih_mlp_annotations").mkdir()   # of an earlier run
     tables = evaluate("mitbih", "mlp", **FAST)["tables"]
-    scored = stage.score_test_rows("mitbih", "mlp")
+    scored = score_test_rows("mitbih")
     names = preprocess_mitbih.SUBSETS["DS2"].split()
     assert sorted(contents("mitbih_mlp_annotations")) == [f"{name}.mlp" for name in names]
     called = np.array(list("NSVFQ"))[scored.probability.argmax(axis=1)]
@@ -714,7 +758,7 @@ def test_a_model_of_detected_beats_knows_false_ones(work, arrays, quick_pictures
     run_stage(preprocess_mitbih, R_PEAKS="detected")
     train("mitbih", "mlp", {"epochs": 2})
     report = evaluate("mitbih", "mlp", **FAST)
-    scored = stage.score_test_rows("mitbih", "mlp")
+    scored = score_test_rows("mitbih")
     assert list(report["tables"]["by class"]) == [*NAMES, "not a beat"]
     assert report["tables"]["by class"]["not a beat"]["n"] == np.sum(scored.truth[:, 5]) > 15
     # make the model say "not a beat" where it is one
@@ -809,23 +853,7 @@ def test_the_check_against_bxb_compares_every_count(work, quick_pictures, monkey
 
 # ---- Bad input ----
 
-def test_two_models_are_compared_on_the_same_rows(quick_pictures, trained):
-    trained("mitbih", "lstm")
-    trained("mitbih", "mlp")
-    report = evaluate("mitbih", "mlp", COMPARE_WITH="lstm", **FAST)
-    other = evaluate("mitbih", "lstm", **FAST)
-    difference = report["tables"]["difference from lstm"]
-    for figure, row in difference.items():
-        one, two = (x["tables"]["all classes"][figure]["value"] for x in (report, other))
-        assert row["value"] == pytest.approx(one - two) and row["low"] <= row["high"]
-    assert difference["accuracy"]["low"] < difference["accuracy"]["high"]
-    trained("mitbih", "lstm", EXCLUDED_RECORDS=["202"])
-    with pytest.raises(SystemExit, match="another task or other test rows"):
-        evaluate("mitbih", "mlp", COMPARE_WITH="lstm", **FAST)
-
-
 @pytest.mark.parametrize("constants, message", [
-    ({"COMPARE_WITH": "svm"}, "COMPARE_WITH = 'svm': expected one of"),
     ({}, "mitbih_cnn_model.pth is not in this folder.*python model_training.py"),
     ({"DATASET": "ecg"}, "DATASET = 'ecg': expected one of mitbih, ptbxl"),
     ({"MODEL": "svm"}, "MODEL = 'svm': expected one of"),
@@ -833,6 +861,12 @@ def test_two_models_are_compared_on_the_same_rows(quick_pictures, trained):
 def test_a_missing_checkpoint_and_bad_choices_stop_with_one_sentence(prepared, constants, message):
     with pytest.raises(SystemExit, match=message):
         run_stage(stage, **constants)
+
+
+def test_an_unknown_task_stops_with_one_sentence(trained):
+    trained("ptbxl", "mlp")
+    with pytest.raises(SystemExit, match="TASK = 'super': expected one of all, diagnostic"):
+        run_stage(stage, DATASET="ptbxl", MODEL="mlp", TASK="super")
 
 
 def test_a_model_trained_on_all_records_has_no_test_rows(trained):

@@ -39,9 +39,11 @@ def test_the_steps_of_a_beat_have_their_places_and_those_of_a_crop_have_not(
     net = make_net(dataset, model, samples).eval()
     maps = net.maps(torch.randn(4, 2, samples))
     assert maps.shape[2] > 1
-    features = torch.zeros(4, 3)
-    logits = net.classify(maps, features)
-    reversed_logits = net.classify(maps.flip(2), features)
+    inputs = torch.zeros(4, 2, samples), torch.zeros(4, 3)
+    net.maps = lambda _: maps
+    logits = net(*inputs)
+    net.maps = lambda _: maps.flip(2)
+    reversed_logits = net(*inputs)
     assert torch.allclose(logits, reversed_logits, atol=1e-5) == (dataset == "ptbxl")
 
 
@@ -79,7 +81,25 @@ def test_predict_is_the_mean_over_half_overlapping_crops():
 def test_probabilities_are_those_of_the_classes_alone():
     logits = torch.randn(6, 7)   # two outputs of statements
     first = logits[:, :5].double().numpy()
-    multilabel = stage.probabilities(logits, SimpleNamespace(task="multilabel"), 5)
+    recipe = SimpleNamespace(task="multilabel", classes=["MI", "STE_", "PVC", "SR", "AFIB"])
+    multilabel = stage.probabilities(logits, recipe)
     np.testing.assert_allclose(multilabel, 1 / (1 + np.exp(-first)))
-    multiclass = stage.probabilities(logits, SimpleNamespace(task="multiclass"), 5)
+    recipe.task = "multiclass"
+    multiclass = stage.probabilities(logits, recipe)
     np.testing.assert_allclose(multiclass, np.exp(first) / np.exp(first).sum(1, keepdims=True))
+
+
+def test_a_class_of_a_task_is_the_noisy_or_of_its_statements():
+    header = SimpleNamespace(
+        statement_names=["IMI", "AMI", "NORM"],
+        tasks={"superdiagnostic": {"MI": ["AMI", "IMI"], "NORM": ["NORM"]}})
+    members = stage.task_members(header, "superdiagnostic")
+    np.testing.assert_array_equal(members, [[True, False], [True, False], [False, True]])
+    recipe = SimpleNamespace(task="multilabel", classes=header.statement_names)
+    logits = torch.tensor([[-30.0, -40.0, 20.0], [1.0, -2.0, 0.5], [60.0, 3.0, -90.0]])
+    p = 1 / (1 + np.exp(-logits.double().numpy()))
+    expected = np.stack([1 - (1 - p[:, 0]) * (1 - p[:, 1]), p[:, 2]], axis=1)
+    np.testing.assert_allclose(
+        stage.probabilities(logits, recipe, members), expected, rtol=1e-9, atol=1e-15)
+    alone = stage.class_logits(logits, recipe, members)[:, 1]   # as the statement itself
+    np.testing.assert_allclose(alone, logits[:, 2].double(), rtol=1e-9)

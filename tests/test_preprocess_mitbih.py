@@ -562,7 +562,7 @@ def test_lead_names_have_a_usual_form(name, usual):
     ("ECG II", "MLII"), ("ii", ["MLII"]), ("MLII", "II"), ("ECG1", "II"), ("MLII", ("ECG1",))])
 def test_leads_are_found_by_their_usual_name(work, capsys, header, leads):
     write_rec("rec", sig_name=["V5", header])
-    data = run("other", DATA_DIR="rec", LEADS=leads, LEAD_ABSENT="skip")
+    data = run("other", DATA_DIR="rec", LEADS=leads)
     assert list(data.header.records[0]["leads"].values()) == [header]
     np.testing.assert_allclose(data.records.max(), (rec_counts()[:, 1].max() - 1024) / 200)
     assert "stands in" not in capsys.readouterr().out
@@ -595,11 +595,6 @@ def test_a_constant_baseline_stays_there_to_the_ends(rate):
     np.testing.assert_allclose(resampled, -.3, rtol=1e-3)
 
 
-def test_lead_absent_skip_leaves_the_record_out_and_says_so(database, capsys):
-    assert set(run(LEAD_ABSENT="skip", LEADS="MLII").record) == {"101", "114", "118"}
-    assert "1  records, 102 ...: not all of the leads MLII, only V5, V2" in capsys.readouterr().out
-
-
 def test_absent_leads_are_counted(database, capsys):
     run()
     printed = capsys.readouterr().out
@@ -608,8 +603,7 @@ def test_absent_leads_are_counted(database, capsys):
 
 
 def test_several_leads_are_kept_together(database):
-    data = run(LEADS=["V1", "MLII"], LEAD_ABSENT="skip")
-    assert set(data.record) == {"101", "118"}   # 102 and 114 have V5
+    data = run(RECORDS=["101", "118"], LEADS=["V1", "MLII"])
     assert data.header.leads == ["V1", "MLII"]
     voltage = np.stack([lead_of("118", "V1"), lead_of("118", "MLII")], axis=1)
     row = np.flatnonzero(data.record == "118")[3]
@@ -904,7 +898,6 @@ def test_records_are_named_by_text_or_number_and_read_once(database, records, re
 
 @pytest.mark.parametrize("constants, message", [
     ({"R_PEAKS": "qrs"}, "R_PEAKS = 'qrs': expected one of annotated, detected"),
-    ({"LEAD_ABSENT": "no"}, "LEAD_ABSENT = 'no': expected one of first, skip"),
     ({"BAD_RECORDS": "?"}, "BAD_RECORDS = '?': expected one of stop, skip"),
     *(({name: value}, f"{value!r} has no names: expected a list of them, such as")
       for name in ("LEADS", "RECORDS") for value in (None, [], "")),
@@ -983,7 +976,7 @@ def test_earlier_outputs_stay_when_the_disk_is_full(database, work):
 
 
 def test_the_header_names_leads_versions_and_the_sha256_of_each_array(database):
-    header = run(LEAD_ABSENT="skip").header
+    header = run(RECORDS=["101", "114", "118"]).header
     assert header.simulated and header.statement_names == list(stage.STATEMENTS)
     assert (header.annotator, header.r_peaks, header.symbols) == (
         "atr", "annotated", ["N", "S", "V", "F", "Q"])

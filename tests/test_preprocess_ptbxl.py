@@ -129,7 +129,9 @@ def test_likelihood_zero_means_unknown_not_absent():
     codes = [{"IMI": 0.0, "SR": 0.0}, {"OTHER": 100.0}, {"IMI": 50.0, "AMI": 80.0}]
     matrix = stage.statement_matrix(codes, ["IMI", "AMI", "NORM", "SR"])
     np.testing.assert_array_equal(matrix, [[0, -1, -1, 0], [-1] * 4, [50, 80, -1, -1]])
-    superclasses = stage.superclass_matrix(matrix, np.array(["MI", "MI", "NORM", ""]))
+    scp = pd.DataFrame({"diagnostic": [1, 1, 1, None],
+                        "diagnostic_class": ["MI", "MI", "NORM", None]})
+    superclasses = stage.superclass_matrix(matrix, scp)
     mi = stage.SUPERCLASSES.index("MI")
     assert superclasses[:, mi].tolist() == [0, -1, 80] and (superclasses == -1).sum() == 13
 

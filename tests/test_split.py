@@ -17,7 +17,8 @@ VALIDATION = ["114", "124", "203", "220", "223"]
 
 def split(dataset, **constants):
     """-> dataset, dict of side -> rows, dict of side -> sorted records or folds of these rows."""
-    with changed(stage, DATASET=dataset, **constants):
+    held_out = {dataset: {"hold_out": True}}
+    with changed(stage, **{"DATASET": dataset, "RECIPES": held_out} | constants):
         data = stage.load_dataset(dataset)
         rows = stage.split_rows(data, stage.choose_recipe(data))
     member = data.metadata["fold"] if dataset == "ptbxl" else data.record
@@ -30,6 +31,11 @@ def test_mitbih_split_is_de_chazals_with_validation_patients_out_of_ds1(prepared
     assert members["train"] == [record for record in DS1 if record not in VALIDATION]
     used = np.concatenate(list(rows.values()))
     assert sorted(used) == np.flatnonzero(np.isin(data.record, DS1 + DS2)).tolist()
+
+
+def test_without_hold_out_all_of_ds1_trains(prepared):
+    _, _, members = split("mitbih", RECIPES={"mitbih": {"hold_out": False}})
+    assert members == {"train": DS1, "validation": [], "test": DS2}
 
 
 def test_ptbxl_split_is_by_fold(prepared):
@@ -80,16 +86,20 @@ def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(
     assert checkpoint["recipe"]["split"] == "random"
 
 
-def test_rows_with_any_superclass_are_used(prepared):
-    data, rows, _ = split("ptbxl")
-    count = data.metadata["superclasses"].sum(axis=1)
+def test_rows_with_any_statement_are_used(prepared, monkeypatch):
+    data, _, _ = split("ptbxl")
+    data.metadata = np.array(data.metadata)
+    data.metadata["statements"][7] = -1
+    monkeypatch.setattr(stage, "load_dataset", lambda name: data)
+    _, rows, _ = split("ptbxl")
     used = np.concatenate(list(rows.values()))
-    assert sorted(used) == np.flatnonzero(count >= 1).tolist() and (count > 1).any()
+    assert sorted(used) == np.delete(np.arange(300), 7).tolist()
 
 
 def test_201_may_not_validate_what_trains_on_202(prepared):
     data = stage.load_dataset("mitbih")
-    with changed(stage, SPLIT="all", VALIDATION_RECORDS=["201"]):
+    with changed(stage, SPLIT="all", VALIDATION_RECORDS=["201"],
+                 RECIPES={"mitbih": {"hold_out": True}}):
         recipe = stage.choose_recipe(data)
         with pytest.raises(SystemExit, match="patients 201 are on two sides"):
             stage.check_patients(data, stage.split_rows(data, recipe), "all")

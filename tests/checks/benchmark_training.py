@@ -123,7 +123,7 @@ def training_here(model):
 
     with changed(model_training, train_epoch=timed):
         history = train("mitbih", model, {"epochs": EPOCHS[model]})["history"]
-    return [(spent, epoch["validation_score"]) for spent, epoch in zip(seconds, history)]
+    return [(spent, epoch["validation score"]) for spent, epoch in zip(seconds, history)]
 
 
 def seconds_to(score, epochs):

@@ -83,9 +83,9 @@ def read_state():
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1, total_steps=2)
     parts = (net, optimiser, schedule)
-    history, kept = model_training.load_state("state.pth", read_state.run, parts)
+    history = model_training.load_state("state.pth", read_state.run, parts)
     states = [part.state_dict() for part in parts]
-    return plain([history, kept, states, torch.get_rng_state()]), None
+    return plain([history, states, torch.get_rng_state()]), None
 
 
 def load_checkpoint():

@@ -54,9 +54,9 @@ def work(constants):
         return training_batches(net, examples, rows, batch_size, recipe)
 
     def observed_fit(net, *arguments):
-        kept = fit(net, *arguments)
+        history = fit(net, *arguments)
         result["parameters"] = {name: value.detach() for name, value in net.named_parameters()}
-        return kept
+        return history
 
     with changed(model_training, fit=observed_fit, training_batches=observed_batches):
         run_stage(model_training, SECOND_NET=False, **constants)
@@ -65,12 +65,13 @@ def work(constants):
 
 def compare(folder, dataset, model):
     """Trains with one and with two processes -> sentence. Stops if they contradict each other."""
+    settings = {"epochs": EPOCHS, "batch_size": BATCH_SIZE, "hold_out": True}
     constants = {"DATASET": dataset, "MODEL": model, "DEVICE": "cpu",
-                 "RECIPES": {dataset: {"epochs": EPOCHS, "batch_size": BATCH_SIZE}}}
+                 "RECIPES": {dataset: settings}}
     scores, seconds = [], []
     for processes in (1, 2):
         checkpoint, ranks = train(folder, processes, constants)
-        scores.append(checkpoint["history"][-1]["validation_score"])
+        scores.append(checkpoint["history"][-1]["validation score"])
         seconds.append(min(ranks[0]["seconds"]))
     one, two = (rank["parameters"] for rank in ranks)
     if not all(torch.equal(value, two[name]) for name, value in one.items()):

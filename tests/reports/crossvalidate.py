@@ -45,7 +45,7 @@ def parse_change(text, model):
     """Text "name=value", model -> dict of one setting. Stops if RECIPES has no such name."""
     name, _, value = text.partition("=")
     recipe = model_training.RECIPES["mitbih"]
-    check_choice("name of a change", name, [name for name in recipe if name != "keep_epoch"])
+    check_choice("name of a change", name, [name for name in recipe if name != "hold_out"])
     value = ast.literal_eval(value)
     if isinstance(recipe[name], dict) and not isinstance(value, dict):
         value = {model: value}   # learning_rate=4e-3
@@ -79,17 +79,19 @@ def train(data, model, recipe, group, seed):
     fit = model_training.fit
     result = {}
 
-    def recording_fit(net, examples, rows, *settings):
-        history, kept = fit(net, examples, rows, *settings)
-        called = kept["logits"][:, :len(data.header.class_names)].argmax(dim=1).numpy()
+    def recording_fit(net, examples, rows, recipe, *settings):
+        history = fit(net, examples, rows, recipe, *settings)
+        logits = model_training.predict(
+            net, examples.signals, examples.features, rows["validation"], recipe.crop)
+        called = logits[:, :len(recipe.classes)].argmax(dim=1).numpy()
         result.update(rows=rows["validation"], called=called)
-        return history, kept
+        return history
     with (tempfile.TemporaryDirectory() as folder, chdir(folder),
           open(os.devnull, "w") as nothing, redirect_stdout(nothing),
           harness.changed(model_training, fit=recording_fit, load_dataset=lambda name: data)):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
-            VALIDATION_RECORDS=group, RECIPES={"mitbih": recipe | {"keep_epoch": "last"}})
+            VALIDATION_RECORDS=group, RECIPES={"mitbih": recipe | {"hold_out": True}})
     confusion = {}
     classes = len(data.header.class_names)   # one more with detected beats
     for record in group:

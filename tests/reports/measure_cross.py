@@ -223,11 +223,38 @@ def drop_table(finished):
 
 def record_table(finished):
     """Finished tests -> table of the PTB-XL cnn on MIT-BIH: without one record, within records."""
-    run = finished[run_name("ptbxl_cnn_0", "whole target")]["tables"]["cross-domain, by record"]
-    table = pd.DataFrame(run).T.reindex(QUESTIONS).dropna(how="all")
+    table = by_record(scores_of("ptbxl_cnn_0", finished)).reindex(QUESTIONS).dropna(how="all")
     for column in table.columns.drop("most positive rows"):
         table[column] = table[column].map(runs.text_of if "AUC" in column else "{:.0f}".format)
     return table
+
+
+def scores_of(trained, finished):
+    """Name of a trained model, finished tests -> table of its scores on the whole target."""
+    path, = Path(finished[run_name(trained, "whole target")]["folder"]).glob("*_cross.csv")
+    table = pd.read_csv(path, dtype={"record": str, "patient": str})
+    return table[table["side"] == "cross-domain"]
+
+
+def by_record(scores):
+    """Table of scores_of -> table of AUC: without the record with most positive rows, and within.
+
+    The latter compares rows of the same record only; each record weighs equally.
+    """
+    table = {}
+    for column in scores.filter(like=" truth"):
+        name = column.removesuffix(" truth")
+        known = scores[scores[column].notna()]
+        record = known["record"]
+        positive = (known[column] == 1).to_numpy()
+        most = record[positive].mode().get(0)
+        groups = [record != most, *(record == one for one in record[positive].unique())]
+        without, *within = cross.area_under_curve(
+            positive, known[f"{name} score"].to_numpy(), np.array(groups, float))
+        within = pd.Series(within, dtype=float)
+        table[name] = {"most positive rows": most, "AUC without that record": without,
+                       "AUC within records": within.mean(), "records": within.count()}
+    return pd.DataFrame(table).T
 
 
 def test_table(trained, finished):
@@ -245,10 +272,8 @@ def fine_tuning_table(finished):
     """Finished tests -> table: AUC of abnormal after fine-tuning on k patients of the target."""
     columns = {}
     for trained in ("mitbih_cnn_0", "ptbxl_cnn_0"):
-        place = finished[run_name(trained, "whole target")]["folder"]
-        path, = Path(place).glob("*_cross.csv")
-        table = pd.read_csv(path, dtype={"record": str, "patient": str})
-        table = table[(table["side"] == "cross-domain") & table["abnormal truth"].notna()]
+        table = scores_of(trained, finished)
+        table = table[table["abnormal truth"].notna()]
         gains = {k: gain_of_patients(table, k) for k in PATIENTS}
         columns[SOURCES[trained.removesuffix("_cnn_0")]] = {
             f"{k} patients": f"{np.mean(values):+.3f} [{np.quantile(values, 0.025):+.3f} "

@@ -129,13 +129,13 @@ def fit(net, signals, targets, rows):
     path = FOLDER / f"state_{runs.code_version()}.pth"
     costs = []
     if path.exists():
-        costs, _ = model_training.load_state(path, run, parts)
+        costs = model_training.load_state(path, run, parts)
     for epoch in range(len(costs) + 1, EPOCHS + 1):
         began = time.perf_counter()
         cpu_began = runs.cpu_seconds()
         loss = train_epoch(net, signals, targets, rows, parts[1:])
         costs.append([time.perf_counter() - began, runs.cpu_seconds() - cpu_began])
-        model_training.save_state(path, run, parts, costs, None)
+        model_training.save_state(path, run, parts, costs)
         print(f"epoch {epoch}/{EPOCHS}  loss {loss:.4f}  {costs[-1][0]:.0f} s", flush=True)
     return costs
 
@@ -159,7 +159,7 @@ def score(net, data, recipe, rows, signals):
     p = predict(net, signals, rows["test"])
     return model_evaluation.Scored(
         title="ptbxl resnet1d_wang", data=data, net=net, recipe=recipe,
-        names=data.header.class_names, rows=rows["test"], truth=truth[rows["test"]],
+        names=data.header.class_names, members=None, rows=rows["test"], truth=truth[rows["test"]],
         called=p >= thresholds, probability=p, beats=None)
 
 
@@ -168,7 +168,8 @@ def main():
     FOLDER.mkdir(parents=True, exist_ok=True)
     data = load_dataset("ptbxl")
     sides = model_training.choose_sides(data, "inter_patient")
-    recipe = SimpleNamespace(task="multilabel", split="inter_patient", seed=SEED, sides=sides)
+    recipe = SimpleNamespace(task="multilabel", classes=data.header.class_names,
+                             split="inter_patient", seed=SEED, sides=sides)
     rows = model_training.split_rows(data, recipe)
     signals = standardise(torch.from_numpy(data.signals), rows["train"])
     targets = torch.from_numpy(data.metadata["superclasses"].astype("float32"))
@@ -176,8 +177,7 @@ def main():
     costs = fit(net, signals, targets, rows["train"])
 
     scored = score(net, data, recipe, rows, signals)
-    resampled = model_evaluation.resampled_figures(scored)
-    tables = model_evaluation.make_tables(scored, resampled)
+    tables = model_evaluation.make_tables(scored)
     with new_files(FOLDER / "ptbxl_resnet1d_wang_metrics.json") as (path,):
         path.write_text(model_evaluation.to_json({
             "title": scored.title, "recipe": vars(recipe), "header": vars(data.header),
