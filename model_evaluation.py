@@ -103,6 +103,7 @@ def predict_test_rows(dataset, model):
 def score_rows(checkpoint, net, data, rows, logits, task=None):
     """Checkpoint, net, dataset, (n,) rows and their logits, task -> Scored, without inputs."""
     recipe = checkpoint.recipe
+    members = beats = None
     if data.is_ptbxl:
         check_choice("TASK", task, data.header.tasks)
         names = list(data.header.tasks[task])
@@ -112,10 +113,8 @@ def score_rows(checkpoint, net, data, rows, logits, task=None):
         probability = probabilities(logits, recipe, members)
         called = probability >= np.array(checkpoint.thresholds[task])
         title = f"{data.name}, {task} statements"
-        beats = None
     else:
-        names = checkpoint.header.class_names
-        members = None
+        names = recipe.classes
         truth = data.labels[rows, None] == np.arange(len(names))
         known = data.labels[rows] >= 0
         probability = probabilities(logits, recipe)

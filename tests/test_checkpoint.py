@@ -59,8 +59,7 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset,
     outputs = len(data.header.statement_names) if dataset == "ptbxl" else 5
     assert logits.shape == (len(rows), outputs)
     targets = data.metadata["statements"] >= 0 if dataset == "ptbxl" else data.labels
-    score = stage.validation_score(
-        stage.probabilities(logits, recipe), targets[rows], recipe.classes)
+    score = stage.validation_score(stage.probabilities(logits, recipe), targets[rows])
     assert score == saved["history"][-1]["validation score"]
     assert vars(checkpoint.header) == vars(data.header) and data.header.simulated
     assert recipe.seed == 0 and recipe.sides == stage.choose_sides(data, "inter_patient")

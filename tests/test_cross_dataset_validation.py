@@ -14,6 +14,7 @@ import torch
 import wfdb
 from conftest import MITBIH
 from harness import changed, contents, run_stage, train
+from measure_cross import everything
 from scipy.special import expit
 from sklearn import metrics as sk
 
@@ -466,7 +467,7 @@ def test_shuffled_labels_give_an_interval_around_one_half(quick_pictures, traine
         return strips
     original = stage.strips_of
     with changed(stage, strips_of=shuffled):
-        report, _ = cross("mitbih", "ptbxl", "mlp", WHOLE_TARGET=True)
+        report, _ = cross("mitbih", "ptbxl", "mlp", choose_sides=everything)
     auc = report["tables"]["cross-domain"]["AUC, abnormal"]
     assert auc["low"] < 0.5 < auc["high"] < auc["low"] + 0.2
 
@@ -475,9 +476,9 @@ def test_shuffled_labels_give_an_interval_around_one_half(quick_pictures, traine
     ("mitbih", "ptbxl", 300),
     ("ptbxl", "mitbih", 48 * 4),   # with the paced records
 ])
-def test_the_whole_target_has_all_rows(quick_pictures, trained, source, target, rows):
+def test_the_whole_target_of_the_report_has_all_rows(quick_pictures, trained, source, target, rows):
     trained(source, "mlp")
-    _, table = cross(source, target, "mlp", WHOLE_TARGET=True)
+    _, table = cross(source, target, "mlp", choose_sides=everything)
     assert np.sum(table["side"] == "cross-domain") == rows
 
 

@@ -11,18 +11,20 @@ import model_training as stage
 COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in stage.MODELS]
 
 
-def make_net(dataset, model, samples=250, features=3):
+def make_net(dataset, model, samples=250, features=3, hidden_width=None):
     """A net of two leads and five outputs, with the arguments of a dataset and model."""
     torch.manual_seed(0)
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
-        flatten_width=stage.RECIPES[dataset]["flatten_width"],
+        flatten_width=stage.RECIPES[dataset]["flatten_width"], hidden_width=hidden_width,
         **stage.ARCHITECTURES[dataset][model])
 
 
 @pytest.mark.parametrize("dataset, model", COMBINATIONS)
-def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(dataset, model):
-    net = make_net(dataset, model)
+@pytest.mark.parametrize("hidden_width", [None, 16])
+def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(
+        dataset, model, hidden_width):
+    net = make_net(dataset, model, hidden_width=hidden_width)
     signals = torch.randn(4, 2, 250, requires_grad=True)
     features = torch.randn(4, 3, requires_grad=True)
     logits = net(signals, features)

@@ -4,12 +4,14 @@ import copy
 import json
 import sys
 from contextlib import chdir
+from types import SimpleNamespace
 
 import choose_strips
 import crossvalidate
 import detectors
 import harness
 import measure
+import measure_all
 import measure_cross
 import numpy as np
 import pandas as pd
@@ -189,6 +191,25 @@ def test_moved_marks_are_those_of_all_beats_and_of_nothing_else(work, tmp_path_f
         np.testing.assert_array_equal(wfdb.rdrecord(str(folder / name)).p_signal,
                                       wfdb.rdrecord(f"{MITBIH}/{name}").p_signal)
     assert set(shifts) == set(range(-7, 8))   # 0.019 s at 360 Hz
+
+
+# ---- measure_all.py ----
+
+def test_one_command_starts_every_script_and_stops_at_the_first_that_fails(monkeypatch):
+    started = []
+
+    def start(command, check):
+        started.append([command[1].name, *command[2:]])
+        assert command[1].exists()
+        return SimpleNamespace(returncode=len(started) == 3)
+    monkeypatch.setattr(measure_all.subprocess, "run", start)
+    with pytest.raises(SystemExit, match="detectors.py failed with exit status True"):
+        measure_all.main()
+    assert started[:2] == [["measure.py", "mitbih", "ptbxl_seeds"], ["measure_cross.py"]]
+    monkeypatch.setattr(measure_all, "COMMANDS", measure_all.COMMANDS[3:])
+    started[:] = [None] * 3
+    measure_all.main()
+    assert started[3:] == [["crossvalidate.py", model] for model in ("cnn", "lstm", "mlp")]
 
 
 # ---- measure_cross.py ----

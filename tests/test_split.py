@@ -105,14 +105,6 @@ def test_201_may_not_validate_what_trains_on_202(prepared):
             stage.check_patients(data, stage.split_rows(data, recipe), "all")
 
 
-@pytest.mark.parametrize("name", ["100", "202", "102", 202])   # of DS2, paced
-@pytest.mark.parametrize("side", ["inter_patient", "all"])
-def test_only_records_of_ds1_may_validate(prepared, name, side):
-    with pytest.raises(SystemExit, match=f"^VALIDATION_RECORDS: {name} is no record of DS1$"):
-        train(VALIDATION_RECORDS=["114", name], SPLIT=side)
-    assert not list(prepared.glob("*.pth"))
-
-
 def test_a_validation_record_may_be_left_out_or_absent(prepared):
     _, _, members = split("mitbih", EXCLUDED_RECORDS=["114"], VALIDATION_RECORDS=[114, 124, 999])
     assert members["validation"] == ["124"] and "114" not in members["train"]
