@@ -7,6 +7,7 @@ from contextlib import chdir
 from types import SimpleNamespace
 
 import choose_strips
+import choose_tasks
 import crossvalidate
 import detectors
 import harness
@@ -307,6 +308,27 @@ def test_strips_are_chosen_on_fold_9_and_ds1(prepared, quick_pictures, monkeypat
     assert "as it is, seed 0" in printed and "lead_dropout=1.0, seed 0" in printed
     columns = np.array([row.split()[-2:] for row in printed.splitlines() if "." in row])
     assert (columns[:, 0] != columns[:, 1]).any()   # the change changes something
+    assert not list(prepared.glob("*.pth"))
+
+
+# ---- choose_tasks.py ----
+
+def test_ptbxls_recipe_is_chosen_on_fold_9(prepared, quick_pictures, monkeypatch, capsys):
+    asked = []
+
+    def watched(checkpoint, net, data, rows, *others):
+        asked.extend(rows)
+        return score_rows(checkpoint, net, data, rows, *others)
+    score_rows = model_evaluation.score_rows
+    monkeypatch.setattr(model_evaluation, "score_rows", watched)
+    monkeypatch.setattr(choose_tasks, "SEEDS", [0])
+    with harness.changed(model_training, RECIPES={"ptbxl": SHORT}):
+        run(choose_tasks, monkeypatch, "mlp", "batch_size=32")
+    data = preprocess_mitbih.load_dataset("ptbxl")
+    assert set(data.metadata["fold"][asked]) == {9}
+    *_, one, other = capsys.readouterr().out.splitlines()
+    assert one.startswith("as it is, seed 0") and other.startswith("batch_size=32, seed 0")
+    assert one.split()[-6:] != other.split()[-6:]
     assert not list(prepared.glob("*.pth"))
 
 
