@@ -152,7 +152,7 @@ def test_mitbih_trains_a_second_net_for_strips(prepared):
     statements = len(strips["header"]["statement_names"])
     outputs = [checkpoint["net_arguments"]["outputs"] for checkpoint in (home, strips)]
     assert outputs == [5, 5 + statements]
-    assert np.isfinite(strips["history"][0]["validation loss"])
+    assert np.isfinite(strips["history"][0]["validation score"])
     assert (prepared / "mitbih_mlp_strips_training.png").exists()
 
 

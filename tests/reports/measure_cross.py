@@ -142,9 +142,9 @@ def test_runs():
     return tests
 
 
-def everything(data, split):
+def everything(data, _):
     """In place of choose_sides: every row of the target; the model has seen none."""
-    return {"test": sum(model_training.choose_sides(data, split).values(), [])}
+    return {"test": sum(model_training.choose_sides(data, "all").values(), [])}
 
 
 def make_run(name):
