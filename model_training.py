@@ -71,7 +71,7 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "flatten_width": 64, "hidden_width": 128, "hold_out": False,
+        "class_weight_power": 0.25, "flatten_width": 64, "hidden_width": None, "hold_out": False,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
@@ -84,7 +84,8 @@ RECIPES = {
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
-        "statement_weight": 100.0, "epochs": 3, "flatten_width": None, "hold_out": True,
+        "statement_weight": 100.0, "epochs": 3, "flatten_width": None, "hidden_width": 128,
+        "hold_out": True,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
