@@ -62,7 +62,7 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # statement_weight    weight of a second loss, on the SCP statements
 # learning_rate       peak of the one-cycle schedule
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
-# flatten_width, hidden_width   see `Net`
+# head_widths         flatten_width and hidden_width of `Net`; None: without
 # hold_out            whether the validation records or fold are kept from training
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
@@ -71,25 +71,24 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "flatten_width": 64, "hidden_width": None, "hold_out": False,
+        "class_weight_power": 0.25, "head_widths": (64, None), "hold_out": False,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
         "epochs": 24, "batch_size": 128, "weight_decay": 1e-2,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
-        "class_weight_power": 0.0, "flatten_width": None, "hidden_width": None, "hold_out": True,
+        "class_weight_power": 0.0, "head_widths": (None, None), "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
-        "statement_weight": 100.0, "epochs": 3, "flatten_width": None, "hidden_width": 128,
-        "hold_out": True,
+        "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "hold_out": True,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
-        "hidden_width": 128, "batch_size": 64, "epochs": 8,
+        "head_widths": (None, 128), "batch_size": 64, "epochs": 8,
     },
 }
 ARCHITECTURES = {
@@ -352,9 +351,11 @@ class Net(nn.Module):
     join waveform and rhythm (Cheng et al. 2016); rare statements are learned better without them.
     """
 
-    def __init__(self, maps_shape, channels, features, outputs, flatten_width, hidden_width):
+    def __init__(self, maps_shape, channels, features, outputs, head_widths):
         super().__init__()
         width, steps = maps_shape
+        flatten_width, hidden_width = head_widths
+        flatten_width = steps and flatten_width   # an mlp has no steps in a fixed number
         self.normalise_signals = Normalise(channels, 1)
         self.normalise_features = Normalise(features)
         self.flatten = flatten_width and nn.Sequential(
@@ -414,7 +415,7 @@ class MLP(Net):
     """
 
     def __init__(self, *, samples, widths, window, step, **shared):
-        super().__init__((widths[-1], None), **shared | {"flatten_width": None})
+        super().__init__((widths[-1], None), **shared)
         self.window = round(window * samples)
         self.step = round(step * samples)
         sizes = [shared["channels"] * self.window, *widths]
@@ -841,8 +842,7 @@ def make_net(examples, rows, recipe):
         "features": examples.features.shape[1],
         "samples": recipe.crop,
         "outputs": len(recipe.classes) + examples.statements.shape[1],
-        "flatten_width": recipe.flatten_width,
-        "hidden_width": recipe.hidden_width,
+        "head_widths": recipe.head_widths,
         **ARCHITECTURES[DATASET][MODEL],
     }
     net = MODELS[MODEL](**arguments)

@@ -414,8 +414,7 @@ def random_inputs(rows, samples):
     """-> Scored of a small net, and the class of each row."""
     torch.manual_seed(0)
     net = model_training.CNN(channels=2, samples=60, features=3, outputs=4, widths=[8, 8],
-                             stem_kernel=5, stem_stride=2, flatten_width=None,
-                             hidden_width=None).double().eval()
+                             stem_kernel=5, stem_stride=2, head_widths=(None, None)).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()

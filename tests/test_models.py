@@ -16,7 +16,7 @@ def make_net(dataset, model, samples=250, features=3, hidden_width=None):
     torch.manual_seed(0)
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
-        flatten_width=stage.RECIPES[dataset]["flatten_width"], hidden_width=hidden_width,
+        head_widths=(stage.RECIPES[dataset]["head_widths"][0], hidden_width),
         **stage.ARCHITECTURES[dataset][model])
 
 

@@ -11,10 +11,7 @@ read. Prints the AUC of each question for every seed; a training takes half a mi
 three minutes for PTB-XL.
 """
 
-import os
 import sys
-import tempfile
-from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -33,8 +30,7 @@ OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
 
 def train(data, model, seed, changes):
     """Dataset, model, seed, changes of STRIPS -> checkpoint and net for strips."""
-    with (tempfile.TemporaryDirectory() as folder, chdir(folder),
-          open(os.devnull, "w") as nothing, redirect_stdout(nothing),
+    with (runs.scratch_folder(),
           harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed,
                           STRIPS={data.name: changes})):
         name = f"{data.name}_{model}_strips"
@@ -65,11 +61,7 @@ def main():
     source, model, *changes = sys.argv[1:] or ["mitbih"]
     check_choice("dataset", source, OTHER)
     check_choice("model", model, model_training.MODELS)
-    settings = {"as it is": {}}
-    if changes:
-        settings[" ".join(changes)] = {
-            name: value for change in changes
-            for name, value in crossvalidate.parse_change(change, model).items()}
+    settings = crossvalidate.parse_settings(changes, model)
     data = load_dataset(source)
     strips = strips_for_choices(load_dataset(OTHER[source]))
     columns = {}

@@ -8,10 +8,7 @@ Choices for PTB-XL are made here, and never on fold 10, which is not read. Print
 the six tasks for every seed; a training takes five minutes on two cores.
 """
 
-import os
 import sys
-import tempfile
-from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -30,8 +27,7 @@ SEEDS = [0, 1, 2]
 
 def auc_of(data, model, seed, recipe):
     """Dataset, model, seed, changes of the recipe -> dict of task -> macro AUC of fold 9."""
-    with (tempfile.TemporaryDirectory() as folder, chdir(folder),
-          open(os.devnull, "w") as nothing, redirect_stdout(nothing)):
+    with runs.scratch_folder():
         harness.run_stage(model_training, DATASET="ptbxl", MODEL=model, SEED=seed,
                           SECOND_NET=False, RECIPES={"ptbxl": recipe},
                           load_dataset=lambda name: data)
@@ -50,11 +46,7 @@ def auc_of(data, model, seed, recipe):
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
     check_choice("model", model, model_training.MODELS)
-    settings = {"as it is": {}}
-    if changes:
-        settings[" ".join(changes)] = {
-            name: value for change in changes
-            for name, value in crossvalidate.parse_change(change, model).items()}
+    settings = crossvalidate.parse_settings(changes, model)
     data = load_dataset("ptbxl")
     table = pd.DataFrame(columns=list(data.header.tasks))
     for setting, recipe in settings.items():

@@ -17,11 +17,8 @@ results/crossvalidation/{setting}.md.
 
 import ast
 import json
-import os
 import sys
-import tempfile
 import time
-from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -50,6 +47,16 @@ def parse_change(text, model):
     if isinstance(recipe[name], dict) and not isinstance(value, dict):
         value = {model: value}   # learning_rate=4e-3
     return {name: value}
+
+
+def parse_settings(changes, model):
+    """List of "name=value", model -> dict of setting -> its changes; first, none at all."""
+    settings = {"as it is": {}}
+    if changes:
+        settings[" ".join(changes)] = {
+            name: value for change in changes
+            for name, value in parse_change(change, model).items()}
+    return settings
 
 
 # ---- Trainings ----
@@ -86,8 +93,7 @@ def train(data, model, recipe, group, seed):
         called = logits[:, :len(recipe.classes)].argmax(dim=1).numpy()
         result.update(rows=rows["validation"], called=called)
         return history
-    with (tempfile.TemporaryDirectory() as folder, chdir(folder),
-          open(os.devnull, "w") as nothing, redirect_stdout(nothing),
+    with (runs.scratch_folder(),
           harness.changed(model_training, fit=recording_fit, load_dataset=lambda name: data)):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
@@ -181,11 +187,7 @@ def comparison(tables):
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
     check_choice("model", model, model_training.MODELS)
-    settings = {"as it is": {}}
-    if changes:
-        settings[" ".join(changes)] = {
-            name: value for change in changes
-            for name, value in parse_change(change, model).items()}
+    settings = parse_settings(changes, model)
     data = ds1_only(load_dataset("mitbih"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     tables = {}

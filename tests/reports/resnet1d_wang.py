@@ -170,7 +170,8 @@ def main():
     sides = model_training.choose_sides(data, "inter_patient")
     recipe = SimpleNamespace(task="multilabel", classes=data.header.class_names,
                              split="inter_patient", seed=SEED, sides=sides)
-    rows = model_training.split_rows(data, recipe)
+    rows = {side: part[data.labels[part] >= 0]   # with a superclass
+            for side, part in model_training.split_rows(data, recipe).items()}
     signals = standardise(torch.from_numpy(data.signals), rows["train"])
     targets = torch.from_numpy(data.metadata["superclasses"].astype("float32"))
     net = ResNet1dWang()

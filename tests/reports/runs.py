@@ -3,11 +3,14 @@
 import ast
 import hashlib
 import json
+import os
 import resource
 import subprocess
 import sys
 import time
+from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -56,6 +59,14 @@ def make_runs(script, folder, runs, links):
         start(script, name, place)
         print(f": {time.perf_counter() - began:.0f} s", flush=True)
         finished_runs(folder, {name: settings})   # the scripts may have changed meanwhile
+
+
+@contextmanager
+def scratch_folder():
+    """Within, the working folder is a temporary one, and nothing is printed."""
+    with (TemporaryDirectory() as folder, chdir(folder),
+          open(os.devnull, "w") as nothing, redirect_stdout(nothing)):
+        yield
 
 
 def start(script, name, place):
