@@ -39,27 +39,22 @@ from model_evaluation import (
 )
 from model_training import (
     beat_inputs,
+    beats_of,
     choose_sides,
-    crop_starts,
+    inputs_of,
     load_checkpoint,
     log_odds,
-    make_inputs,
+    match_leads,
     predict,
     probabilities,
-    record_inputs,
     rows_by_context,
     split_rows,
     warnings_of,
 )
 from preprocess_mitbih import (
     check_choice,
-    cut_beats,
-    lead_columns,
     load_dataset,
     new_files,
-    qrs_energy,
-    recentre,
-    resample,
 )
 
 # data and model
@@ -124,7 +119,7 @@ def ptbxl_strips(data, folds):
     place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
     return SimpleNamespace(
         signals=data.signals[rows], rate=header.sampling_rate, leads=header.leads,
-        beats=[peaks[peaks >= 0] for peaks in metadata["beats"]],
+        beats=beats_of(metadata),
         truth=with_abnormal(truth, (~only_normal).astype(float).where(known)),
         place=place, notes=["beats: found in all leads"],
         left_out=Counter({"pieces without a label of normal or abnormal": int(np.sum(~known))}))
@@ -152,65 +147,6 @@ def strips_of(data, members):
     return ptbxl_strips(data, members) if data.is_ptbxl else mitbih_strips(data, members)
 
 
-# ---- Match the strips to the model ----
-
-def match_leads(signals, available, wanted):
-    """(n, leads, samples), its lead names, the model's -> the model's, an absent one 0; a sentence.
-
-    A single lead of another name stands in for the first one.
-    """
-    columns = lead_columns(available, wanted)
-    if not columns and len(available) > 1:
-        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
-                         f"database has {', '.join(available)}: choose other LEADS")
-    columns = columns or {0: 0}
-    matched = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
-    matched[:, list(columns)] = signals[:, list(columns.values())]
-    pairs = [f"{available[column]} as {wanted[place]}" for place, column in columns.items()]
-    return matched, f"leads: {', '.join(pairs)}"
-
-
-def inputs_of(checkpoint, strips, rows):
-    """Strips, some of them -> (signals, features) of their beats or crops, strip of each, notes."""
-    recipe = checkpoint.recipe
-    rate = checkpoint.header.sampling_rate
-    signals, sentence = match_leads(strips.signals[rows], strips.leads, recipe.leads)
-    signals = resample(signals, strips.rate, rate)
-    beats = [strips.beats[row].astype(int) * rate // strips.rate for row in rows]
-    inputs = crop_inputs if checkpoint.dataset == "ptbxl" else strip_inputs
-    notes = [sentence, f"sampling rate: {strips.rate} to {rate} Hz", *strips.notes]
-    return *inputs(signals, beats, checkpoint), notes
-
-
-def strip_inputs(signals, positions, checkpoint):
-    """(n, leads, samples), n arrays of positions -> inputs of all beats, and strip of each."""
-    half = checkpoint.segment // 2
-    padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
-    rate = checkpoint.header.sampling_rate
-    leads = [signal[signal.any(axis=1)][:1] for signal in signals]   # as in preprocess_mitbih.py
-    positions = [recentre(lead, qrs_energy(lead, rate), peaks, rate)
-                 for lead, peaks in zip(leads, positions)]
-    cut = [cut_beats(signal, peaks + half, checkpoint.segment)[0]
-           for signal, peaks in zip(padded, positions)]
-    beats = {
-        "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
-        "sample": np.concatenate(positions)}
-    if not len(beats["sample"]):
-        raise SystemExit(f"no beat was found in {len(signals)} strips")
-    return make_inputs(np.concatenate(cut), beats, rate, checkpoint.recipe), beats["record"]
-
-
-def crop_inputs(signals, positions, checkpoint):
-    """The same for all half-overlapping crops of a PTB-XL model."""
-    recipe = checkpoint.recipe
-    rate = checkpoint.header.sampling_rate
-    signals, features = record_inputs(signals, positions, rate)
-    starts = crop_starts(signals.shape[2], recipe.crop)
-    crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
-    strips = np.repeat(np.arange(len(signals)), len(starts))
-    return (crops, features.repeat_interleave(len(starts), 0)), strips
-
-
 # ---- Score ----
 
 def score_strips(checkpoint, net, strips):
@@ -219,7 +155,7 @@ def score_strips(checkpoint, net, strips):
     tables = []
     count = len(strips.truth)
     for rows in np.array_split(np.arange(count), count // 2000 + 1):   # memory stays flat
-        inputs, number, notes = inputs_of(checkpoint, strips, rows)
+        inputs, number, notes = inputs_of(checkpoint.recipe, strips, rows)
         logits = predict(net, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
         statements = header.statement_names   # the last outputs
         logits = pd.DataFrame(logits[:, -len(statements):], columns=statements)
@@ -234,7 +170,7 @@ def score_strips(checkpoint, net, strips):
         truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
         scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
         place=place.drop_duplicates(["record", "sample"], ignore_index=True),
-        notes=notes, left_out=strips.left_out + without_beat)
+        notes=notes + strips.notes, left_out=strips.left_out + without_beat)
 
 
 def answers(logits):
@@ -253,15 +189,15 @@ def beat_logits(checkpoint, net, data, rows):
     Part by part, so that memory stays flat in a record of a day.
     """
     recipe = checkpoint.recipe
-    header = data.header
-    rate = checkpoint.header.sampling_rate
-    if header.sampling_rate != rate:
-        raise SystemExit(f"{data.name} has {header.sampling_rate} Hz, the model {rate} Hz: make "
-                         "both with the same SAMPLING_RATE in preprocess_mitbih.py")
+    if data.header.sampling_rate != recipe.rate:
+        raise SystemExit(f"{data.name} has {data.header.sampling_rate} Hz, the model "
+                         f"{recipe.rate} Hz: make both with the same SAMPLING_RATE in "
+                         "preprocess_mitbih.py")
     logits = torch.zeros(len(rows), checkpoint.net_arguments["outputs"])
-    for part in rows_by_context(data.metadata[rows], recipe.context_seconds * rate):
-        signals, sentence = match_leads(data.signals[rows[part]], header.leads, recipe.leads)
-        inputs = beat_inputs(signals, data.metadata["sample"][rows[part]], rate, recipe)
+    for part in rows_by_context(data.metadata[rows], recipe.context_seconds * recipe.rate):
+        signals, sentence = match_leads(data.signals[rows[part]], data.header.leads,
+                                        recipe.leads)
+        inputs = beat_inputs(signals, data.metadata["sample"][rows[part]], recipe)
         logits[part] = predict(net, *map(torch.from_numpy, inputs), np.arange(len(part)),
                                recipe.crop)
     return logits, sentence

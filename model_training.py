@@ -32,7 +32,18 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import as_names, check_choice, lead_name, load_dataset, new_files
+from preprocess_mitbih import (
+    as_names,
+    check_choice,
+    cut_beats,
+    lead_columns,
+    lead_name,
+    load_dataset,
+    new_files,
+    qrs_energy,
+    recentre,
+    resample,
+)
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -64,31 +75,35 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
 # head_widths         flatten_width and hidden_width of `Net`; None: without
 # hold_out            whether the validation records or fold are kept from training
+# record_labels       MIT-BIH: whether PTB-XL's records teach, too, if ptbxl_*.npy are here
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
     "mitbih": {
         "crop_seconds": 0.5, "context_seconds": 1800, "lead_dropout": 0.0,
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
-        "epochs": 6, "batch_size": 256, "weight_decay": 1e-2,
+        "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
         "class_weight_power": 0.25, "head_widths": (64, None), "hold_out": False,
+        "record_labels": True,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
-        "epochs": 24, "batch_size": 128, "weight_decay": 1e-2,
+        "epochs": 24, "batch_size": 128,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
         "class_weight_power": 0.0, "head_widths": (None, None), "hold_out": True,
+        "record_labels": False,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
         "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "hold_out": True,
+        "record_labels": False,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
-        "head_widths": (None, 128), "batch_size": 64, "epochs": 8,
+        "head_widths": (None, 128), "batch_size": 64, "epochs": 7,
     },
 }
 ARCHITECTURES = {
@@ -100,7 +115,7 @@ ARCHITECTURES = {
     "ptbxl": {
         "cnn": {"widths": [64, 128, 128, 256], "stem_kernel": 9, "stem_stride": 2},
         "lstm": {"width": 80, "stem_stride": 2},
-        "mlp": {"widths": [512, 256], "window": 0.4, "step": 0.1},
+        "mlp": {"widths": [1024, 512], "window": 0.4, "step": 0.1},
     },
 }
 
@@ -114,15 +129,13 @@ def choose_sides(data, split):
         side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test"}
     else:
         subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
-        excluded = as_names(EXCLUDED_RECORDS) if EXCLUDED_RECORDS else []
-        side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records
-                   if record["name"] not in excluded}
-        for name in as_names(VALIDATION_RECORDS) if data.name == "mitbih" else []:
-            if name in side_of:
-                side_of[name] = "validation"
+        side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records}
+        side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS)
+                    if data.name == "mitbih" and name in side_of}
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
                    for member, side in side_of.items()}
+    side_of |= dict.fromkeys(EXCLUDED_RECORDS, "left out")
     return {side: [member for member in side_of if side_of[member] == side]
             for side in ("train", "validation", "test")}
 
@@ -184,11 +197,14 @@ def dataset_inputs(data, recipe):
     signals = data.signals
     if recipe.leads != names:
         signals = np.ascontiguousarray(signals[:, [names.index(x) for x in recipe.leads]])
-    rate = data.header.sampling_rate
     if data.is_ptbxl:
-        beats = [peaks[peaks >= 0] for peaks in data.metadata["beats"]]
-        return record_inputs(signals, beats, rate)
-    return make_inputs(signals, data.metadata, rate, recipe)
+        return record_inputs(signals, beats_of(data.metadata), recipe.rate)
+    return make_inputs(signals, data.metadata, recipe)
+
+
+def beats_of(metadata):
+    """Metadata of PTB-XL -> list of the beats of each record."""
+    return [peaks[peaks >= 0] for peaks in metadata["beats"]]
 
 
 def record_inputs(signals, beats, rate):
@@ -203,13 +219,13 @@ def record_inputs(signals, beats, rate):
     return torch.from_numpy(signals), torch.from_numpy(np.array(features).reshape(len(beats), -1))
 
 
-def make_inputs(signals, beats, rate, recipe):
+def make_inputs(signals, beats, recipe):
     """Signals and beats -> signals (n, channels, samples) and features (n, k), float32 tensors.
 
-    signals: (n, leads, samples) float32 mV at `rate` Hz; beats: (n,) table of BEAT_FIELDS.
+    signals: (n, leads, samples) float32 mV; beats: (n,) table of BEAT_FIELDS.
     """
-    parts = rows_by_context(beats, recipe.context_seconds * rate)
-    inputs = [beat_inputs(signals[rows], beats["sample"][rows], rate, recipe) for rows in parts]
+    parts = rows_by_context(beats, recipe.context_seconds * recipe.rate)
+    inputs = [beat_inputs(signals[rows], beats["sample"][rows], recipe) for rows in parts]
     order = np.argsort(np.concatenate(parts))
     return tuple(torch.from_numpy(np.concatenate(values)[order]) for values in zip(*inputs))
 
@@ -223,10 +239,10 @@ def rows_by_context(beats, length):
     return list(table.groupby(["record", part]).indices.values())
 
 
-def beat_inputs(signals, sample, rate, recipe):
+def beat_inputs(signals, sample, recipe):
     """(n, leads, samples) mV, (n,) positions of all beats of a record -> signals, features."""
     signals = relative_beats(signals, recipe.crop)
-    return signals, rhythm_features(rr_intervals(sample, rate))
+    return signals, rhythm_features(rr_intervals(sample, recipe.rate))
 
 
 def relative_beats(signals, crop):
@@ -277,6 +293,105 @@ def rhythm_features(rr):
         np.log(before).std(axis=1), np.tile(np.log(quantiles / median), (len(rr), 1)),
         np.log(previous[:, None] / quantiles)]
     return np.column_stack(columns).astype(np.float32)
+
+
+# ---- Strips of one database, as inputs of a net of the other one ----
+
+def match_leads(signals, available, wanted):
+    """(n, leads, samples), its lead names, the model's -> the model's, an absent one 0; a sentence.
+
+    A single lead of another name stands in for the first one.
+    """
+    columns = lead_columns(available, wanted)
+    if not columns and len(available) > 1:
+        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
+                         f"database has {', '.join(available)}: choose other LEADS")
+    columns = columns or {0: 0}
+    matched = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
+    matched[:, list(columns)] = signals[:, list(columns.values())]
+    pairs = [f"{available[column]} as {wanted[place]}" for place, column in columns.items()]
+    return matched, f"leads: {', '.join(pairs)}"
+
+
+def inputs_of(recipe, strips, rows):
+    """Strips, some of them -> (signals, features) of their beats or crops, strip of each, notes."""
+    signals, sentence = match_leads(strips.signals[rows], strips.leads, recipe.leads)
+    signals = resample(signals, strips.rate, recipe.rate)
+    beats = [strips.beats[row].astype(int) * recipe.rate // strips.rate for row in rows]
+    inputs = strip_inputs if recipe.task == "multiclass" else crop_inputs
+    notes = [sentence, f"sampling rate: {strips.rate} to {recipe.rate} Hz"]
+    return *inputs(signals, beats, recipe), notes
+
+
+def strip_inputs(signals, positions, recipe):
+    """(n, leads, samples), n arrays of positions -> inputs of all beats, and strip of each."""
+    half = recipe.segment // 2
+    padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
+    leads = [signal[signal.any(axis=1)][:1] for signal in signals]   # as in preprocess_mitbih.py
+    positions = [recentre(lead, qrs_energy(lead, recipe.rate), peaks, recipe.rate)
+                 for lead, peaks in zip(leads, positions)]
+    cut = [cut_beats(signal, peaks + half, recipe.segment)[0]
+           for signal, peaks in zip(padded, positions)]
+    beats = {
+        "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
+        "sample": np.concatenate(positions)}
+    if not len(beats["sample"]):
+        raise SystemExit(f"no beat was found in {len(signals)} strips")
+    return make_inputs(np.concatenate(cut), beats, recipe), beats["record"]
+
+
+def crop_inputs(signals, positions, recipe):
+    """The same for all half-overlapping crops of a PTB-XL model."""
+    signals, features = record_inputs(signals, positions, recipe.rate)
+    starts = crop_starts(signals.shape[2], recipe.crop)
+    crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
+    strips = np.repeat(np.arange(len(signals)), len(starts))
+    return (crops, features.repeat_interleave(len(starts), 0)), strips
+
+
+# ---- PTB-XL's records teach a net of beats (self-training) ----
+
+OTHER_RHYTHMS = "AFIB AFLT BIGU PACE PSVT SVARR SVTAC TRIGU".split()   # than sinus rhythm
+
+
+def add_records(net, examples, rows, recipe):
+    """Net, examples, training rows -> the rows, after adding beats of PTB-XL's records.
+
+    They are the training records with premature beats of one kind, and those of fold 1 without
+    any. The net labels their beats; premature ones count three times.
+    """
+    data = load_dataset("ptbxl")
+    header = data.header
+    fold = data.metadata["fold"]
+    states = pd.DataFrame(data.metadata["statements"] >= 0, columns=header.statement_names)
+    kind = (states["PAC"] + 2 * states["PVC"]).to_numpy()   # class 1 is S, 2 is V
+    chosen = np.flatnonzero(
+        (fold < VALIDATION_FOLD) & ((kind > 0) | (fold == 1)) & (kind < 3)
+        & ~states.filter(OTHER_RHYTHMS).any(axis=1))
+    strips = SimpleNamespace(signals=data.signals, rate=header.sampling_rate, leads=header.leads,
+                             beats=beats_of(data.metadata))
+    inputs, strip, _ = inputs_of(recipe, strips, chosen)
+    logits = predict(net.cpu(), *inputs, np.arange(len(strip)), recipe.crop)
+    label = label_beats(logits.numpy(), strip, kind[chosen][strip])
+    label = torch.from_numpy(label).to(examples.targets.device)
+    if dist.is_initialized():
+        dist.broadcast(label, 0)   # batch normalisation differs a little by process
+    print("beats of PTB-XL's records, N S V:", *label.bincount().tolist())
+    more = (*inputs, label, torch.zeros(len(label), 0))
+    for (part, values), added in zip(vars(examples).items(), more):
+        setattr(examples, part, torch.cat([values, added.to(values.device)]))
+    added = torch.arange(len(label)).repeat_interleave(1 + 2 * (label.cpu() > 0))
+    return np.concatenate([rows, len(values) + added])
+
+
+def label_beats(logits, strip, kind):
+    """(n, classes) logits of beats, their records, what these state -> (n,) int64 classes.
+
+    A beat is of its record's kind where that is likelier than N, and the likeliest one always.
+    """
+    odds = logits[np.arange(len(kind)), kind] - logits[:, 0]
+    largest = pd.Series(odds).groupby(strip).transform("max")
+    return np.where(odds >= largest.clip(upper=0), kind, 0)
 
 
 # ---- Models ----
@@ -492,15 +607,13 @@ def probabilities(logits, recipe, members=None):
 def class_weights(targets, recipe):
     """(n,) classes of the training rows -> (classes,) float32 weights 1 / count^power in the loss.
 
-    A class below 0.1% of the rows weighs like one of 0.1%. The mean over the rows is 1. None for
-    targets of several classes a row.
+    A class below 0.1% of the rows weighs like one of 0.1%. None for targets of several classes
+    a row.
     """
     if targets.dim() == 2:
         return None
     counts = torch.bincount(targets, minlength=len(recipe.classes)).double()
-    weight = counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power
-    weight = torch.where(counts > 0, weight, 0.0)
-    return (weight * counts.sum() / (weight * counts).sum()).float()
+    return (counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power).float()
 
 
 def loss_of(class_weight, statement_weight, logits, targets, statements):
@@ -534,8 +647,7 @@ def training_batches(net, examples, rows, batch_size, recipe):
     for batch, start in batches:
         signals = crops[batch, :, start]
         signals = add_noise(signals, recipe.signal_noise, net.normalise_signals.spread)
-        if recipe.lead_dropout:
-            signals = drop_leads(signals, recipe)
+        signals = drop_leads(signals, recipe)
         features = examples.features[batch]
         features = add_noise(features, recipe.rhythm_noise, net.normalise_features.spread)
         yield signals, features, examples.targets[batch], examples.statements[batch]
@@ -602,7 +714,7 @@ def fit(net, examples, rows, recipe, header, name):
     batch_size = min(recipe.batch_size, len(rows["train"]))
     model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)
     net = getattr(model, "module", model)
-    optimiser = torch.optim.AdamW(net.parameters(), weight_decay=recipe.weight_decay, fused=True)
+    optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
@@ -627,6 +739,7 @@ def fit(net, examples, rows, recipe, header, name):
         print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
               f"{time.perf_counter() - began:.1f} s", flush=True)
         save_state(state_path, run, (net, optimiser, schedule), history)
+    state_path.unlink(missing_ok=True)
     return history
 
 
@@ -812,13 +925,14 @@ def plot_history(history, title, path):
 
 # ---- Main ----
 
-def choose_recipe(data, changes=()):
+def choose_recipe(data, changes):
     """The constants -> every setting of a net, as it travels in the checkpoint."""
-    recipe = SimpleNamespace(**RECIPES[DATASET] | dict(changes), split=SPLIT, seed=SEED)
+    recipe = SimpleNamespace(**RECIPES[DATASET] | changes, split=SPLIT, seed=SEED)
     recipe.sides = choose_sides(data, SPLIT)
     if not recipe.hold_out:
         recipe.sides["train"] += recipe.sides["validation"]
         recipe.sides["validation"] = []
+    recipe.record_labels &= Path("ptbxl_header.npy").exists()
     recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
     recipe.classes = data.header.statement_names if data.is_ptbxl else data.header.class_names
     recipe.learning_rate = recipe.learning_rate[MODEL]
@@ -827,11 +941,12 @@ def choose_recipe(data, changes=()):
     recipe.leads = (of_recipe or available[:1]) if LEADS is None else as_names(LEADS)
     if not set(recipe.leads) <= set(available):
         raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {available}")
-    rate = data.header.sampling_rate
-    recipe.crop = round(recipe.crop_seconds * rate)
-    if recipe.crop > data.signals.shape[2]:
+    recipe.rate = data.header.sampling_rate
+    recipe.segment = data.signals.shape[2]
+    recipe.crop = round(recipe.crop_seconds * recipe.rate)
+    if recipe.crop > recipe.segment:
         raise SystemExit(f"crop_seconds makes {recipe.crop} samples, but "
-                         f"{DATASET}_signals.npy has {data.signals.shape[2]} a row")
+                         f"{DATASET}_signals.npy has {recipe.segment} a row")
     return recipe
 
 
@@ -864,10 +979,13 @@ def train(data, device, name, changes):
         raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
 
     examples = make_examples(data, recipe)
-    net, arguments = make_net(examples, rows, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    history = fit(net.to(device), examples, rows, recipe, data.header, name)
+    for stage in ["_teacher", ""] if recipe.record_labels else [""]:
+        net, arguments = make_net(examples, rows, recipe)
+        history = fit(net.to(device), examples, rows, recipe, data.header, name + stage)
+        if stage:
+            rows["train"] = add_records(net, examples, rows["train"], recipe)
     if not is_main_process():
         return
 
@@ -879,15 +997,13 @@ def train(data, device, name, changes):
         thresholds = task_thresholds(logits, statements, recipe, data.header)
     checkpoint = {
         "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
-        "segment": data.signals.shape[2], "net_arguments": arguments,
+        "net_arguments": arguments,
         "weights": {part: value.cpu() for part, value in net.state_dict().items()},
         "history": history, "thresholds": thresholds,
-        "versions": {"torch": str(torch.__version__)},
     }
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
         plot_history(history, ". ".join([name, *warnings]), picture_path)
-    Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Wrote {name}_model.pth, {name}_training.png")
 
 
@@ -898,7 +1014,7 @@ def main():
     check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
     device = start_processes()
     data = load_dataset(DATASET)
-    train(data, device, f"{DATASET}_{MODEL}", ())
+    train(data, device, f"{DATASET}_{MODEL}", {})
     if SECOND_NET:
         train(data, device, f"{DATASET}_{MODEL}_strips", STRIPS[DATASET])
 

@@ -66,7 +66,6 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset,
     assert checkpoint.segment == data.signals.shape[2]
     assert (checkpoint.thresholds is None) == (dataset == "mitbih")
     assert checkpoint.thresholds is None or len(checkpoint.thresholds) == 6
-    assert checkpoint.versions["torch"] == torch.__version__
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000
 
 

@@ -103,7 +103,7 @@ def test_leads_are_chosen_by_name_and_12_lead_records_have_features_of_their_rhy
         prepared, leads):
     data = stage.load_dataset("ptbxl")
     with changed(stage, DATASET="ptbxl", LEADS=leads):
-        home = stage.make_examples(data, stage.choose_recipe(data))
+        home = stage.make_examples(data, stage.choose_recipe(data, {}))
         examples = stage.make_examples(data, stage.choose_recipe(data, stage.STRIPS["ptbxl"]))
     assert home.features.shape == (300, 75) and home.targets.shape == (300, 27)
     np.testing.assert_array_equal(examples.signals, data.signals[:, [6, 1]])
@@ -143,9 +143,9 @@ def test_targets_and_statements_are_those_of_the_metadata(prepared, dataset):
         examples = stage.make_examples(data, recipe)
         if dataset == "mitbih":
             np.testing.assert_array_equal(examples.targets, data.labels)
-            at_home = stage.make_examples(data, stage.choose_recipe(data))
+            at_home = stage.make_examples(data, stage.choose_recipe(data, {}))
             assert at_home.statements.shape == (len(data.labels), 0)
-            assert (recipe.leads, stage.choose_recipe(data).leads) == (["MLII", "V1"], ["MLII"])
+            assert (recipe.leads, stage.choose_recipe(data, {}).leads) == (["MLII", "V1"], ["MLII"])
         else:
             examples.statements = examples.targets   # all of them, in place of classes
     np.testing.assert_array_equal(examples.statements, data.metadata["statements"] > -1)
@@ -227,7 +227,7 @@ def test_statistics_of_many_rows_come_from_some_all_along_them():
 
 def test_a_net_starts_with_the_statistics_of_its_training_rows(prepared):
     data = stage.load_dataset("mitbih")
-    recipe = stage.choose_recipe(data)
+    recipe = stage.choose_recipe(data, {})
     rows = stage.split_rows(data, recipe)
     examples = stage.make_examples(data, recipe)
     net, _ = stage.make_net(examples, rows, recipe)

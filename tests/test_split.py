@@ -20,7 +20,7 @@ def split(dataset, **constants):
     held_out = {dataset: {"hold_out": True}}
     with changed(stage, **{"DATASET": dataset, "RECIPES": held_out} | constants):
         data = stage.load_dataset(dataset)
-        rows = stage.split_rows(data, stage.choose_recipe(data))
+        rows = stage.split_rows(data, stage.choose_recipe(data, {}))
     member = data.metadata["fold"] if dataset == "ptbxl" else data.record
     return data, rows, {side: sorted(set(member[part].tolist())) for side, part in rows.items()}
 
@@ -100,7 +100,7 @@ def test_201_may_not_validate_what_trains_on_202(prepared):
     data = stage.load_dataset("mitbih")
     with changed(stage, SPLIT="all", VALIDATION_RECORDS=["201"],
                  RECIPES={"mitbih": {"hold_out": True}}):
-        recipe = stage.choose_recipe(data)
+        recipe = stage.choose_recipe(data, {})
         with pytest.raises(SystemExit, match="patients 201 are on two sides"):
             stage.check_patients(data, stage.split_rows(data, recipe), "all")
 
