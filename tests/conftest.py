@@ -45,9 +45,8 @@ def prepared(work, arrays):
     return work
 
 
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Empty files in place of the pictures, for tests that are about something else.
+def draw_nothing(monkeypatch):
+    """Empty files in place of the pictures.
 
     The scripts are imported here, so that the tests of the preprocess scripts need no PyTorch.
     """
@@ -67,6 +66,23 @@ def quick_pictures(monkeypatch):
     monkeypatch.setattr(cross_dataset_validation, "plot_report", draw_one)
 
 
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Empty files in place of the pictures, for tests that are about something else."""
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def coarse_paper(monkeypatch):
+    """ECG paper with a tenth of its lines, which take most of the time of a picture."""
+    from matplotlib.ticker import MultipleLocator
+
+    def init(locator, step):
+        original(locator, 10 * step)
+    original = MultipleLocator.__init__
+    monkeypatch.setattr(MultipleLocator, "__init__", init)
+
+
 @pytest.fixture(scope="session")
 def checkpoints():
     """Dict of settings -> checkpoint, as bytes: what tests of this session have trained."""
@@ -79,8 +95,10 @@ def trained(prepared, checkpoints):
     def train(dataset, model, **constants):
         key = repr((dataset, model, constants))
         if key not in checkpoints:
-            harness.train(dataset, model, {"epochs": 2}, SECOND_NET=True,
-                          STRIPS={dataset: {"epochs": 2}}, **constants)
+            with pytest.MonkeyPatch.context() as patch:
+                draw_nothing(patch)
+                harness.train(dataset, model, {"epochs": 2}, SECOND_NET=True,
+                              STRIPS={dataset: {"epochs": 2}}, **constants)
             checkpoints[key] = {path.name: path.read_bytes() for path in prepared.glob("*.pth")}
         for name, content in checkpoints[key].items():
             (prepared / name).write_bytes(content)

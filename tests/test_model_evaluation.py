@@ -519,7 +519,8 @@ def test_pictures_show_an_example_of_each_class_and_the_largest_errors(monkeypat
     ("mitbih", "lstm", {"SPLIT": "random"}),
     ("ptbxl", "mlp", {"LEADS": ["I", "V3"]}),
 ])
-def test_every_output_says_what_it_was_made_from(trained, capsys, dataset, model, constants):
+def test_every_output_says_what_it_was_made_from(
+        trained, coarse_paper, capsys, dataset, model, constants):
     trained(dataset, model, **constants)
     report = evaluate(dataset, model, **SMALL)
     printed = capsys.readouterr().out.split("Wrote")[-2]

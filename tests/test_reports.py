@@ -32,6 +32,18 @@ import model_training
 import preprocess_mitbih
 
 SHORT = {"epochs": 1}   # recipe of every training here
+code_version = runs.code_version
+
+
+@pytest.fixture(scope="module")
+def version():
+    return code_version()
+
+
+@pytest.fixture(autouse=True)
+def one_version(monkeypatch, version):
+    """The version of the code is computed once: the scripts stay as they are meanwhile."""
+    monkeypatch.setattr(runs, "code_version", lambda: version)
 
 
 @pytest.fixture
@@ -131,14 +143,14 @@ def test_a_run_of_other_code_or_settings_is_refused(prepared, monkeypatch):
 def test_the_code_version_follows_the_code_and_not_the_comments(work, monkeypatch):
     for name in runs.SCRIPTS:
         (work / name).write_text((harness.ROOT / name).read_text())
-    version = runs.code_version()
+    version = code_version()
     monkeypatch.setattr(harness, "ROOT", work)
     path = work / "model_training.py"
     text = path.read_text()
     path.write_text(text.replace('"""Trains ', '"""Fits ') + "\n# a comment\n")
-    assert path.read_text() != text and runs.code_version() == version
+    assert path.read_text() != text and code_version() == version
     path.write_text(text + "\nx = 1\n")
-    assert runs.code_version() != version
+    assert code_version() != version
 
 
 def test_the_learning_curve_trains_on_some_patients_and_tests_on_all(prepared, made, monkeypatch):
