@@ -1,5 +1,6 @@
 """Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
+import functools
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait more than they work
@@ -70,6 +71,17 @@ def draw_nothing(monkeypatch):
 def quick_pictures(monkeypatch):
     """Empty files in place of the pictures, for tests that are about something else."""
     draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """200 resamples in place of 1,000."""
+    import cross_dataset_validation
+    import model_evaluation
+
+    few = functools.partial(model_evaluation.resample_patients, resamples=200)
+    for script in (cross_dataset_validation, model_evaluation):
+        monkeypatch.setattr(script, "resample_patients", few)
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 from collections import Counter
 from contextlib import chdir
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,21 +19,13 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 import cross_dataset_validation as stage
-import model_evaluation
 import model_training
 import preprocess_mitbih
 import preprocess_ptbxl
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SIDES = ("in-domain", "cross-domain")
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """200 resamples in place of 1,000."""
-    for script in (stage, model_evaluation):
-        few = partial(model_evaluation.resample_patients, resamples=200)
-        monkeypatch.setattr(script, "resample_patients", few)
 
 
 def cross(source, target, model, **constants):

@@ -32,6 +32,8 @@ import model_training
 import preprocess_mitbih
 
 SHORT = {"epochs": 1}   # recipe of every training here
+SMALL = {"mitbih": {"cnn": {"widths": [8, 8, 8]}},
+         "ptbxl": {"cnn": {"widths": [16, 16, 16, 16]}, "lstm": {"width": 16}}}
 code_version = runs.code_version
 
 
@@ -47,8 +49,8 @@ def one_version(monkeypatch, version):
 
 
 @pytest.fixture
-def made(monkeypatch, quick_pictures):
-    """Runs are made in this process, with one epoch. Gives the list of their names."""
+def made(monkeypatch, quick_pictures, few_resamples):
+    """Runs are made in this process, by small nets with one epoch -> list of their names."""
     names = []
     scripts = {measure.__file__: measure, measure_cross.__file__: measure_cross}
 
@@ -63,7 +65,7 @@ def made(monkeypatch, quick_pictures):
 
     short = {"mitbih": SHORT, "ptbxl": SHORT}
     with (harness.changed(model_evaluation, STEPS=1, AVERAGED=1),
-          harness.changed(model_training, RECIPES=short, STRIPS=short)):
+          harness.changed(model_training, RECIPES=short, STRIPS=short, ARCHITECTURES=SMALL)):
         yield names
 
 
