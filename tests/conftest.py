@@ -109,8 +109,8 @@ def trained(prepared, checkpoints):
         if key not in checkpoints:
             with pytest.MonkeyPatch.context() as patch:
                 draw_nothing(patch)
-                harness.train(dataset, model, {"epochs": 2}, SECOND_NET=True,
-                              STRIPS={dataset: {"epochs": 2}}, **constants)
+                harness.train(dataset, model, {"epochs": 2}, STRIPS={dataset: {"epochs": 2}},
+                              **{"SECOND_NET": True} | constants)
             checkpoints[key] = {path.name: path.read_bytes() for path in prepared.glob("*.pth")}
         for name, content in checkpoints[key].items():
             (prepared / name).write_bytes(content)

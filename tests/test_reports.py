@@ -413,6 +413,7 @@ def test_an_unknown_setting_is_refused():
 
 def test_resnet1d_wang_goes_on_where_it_was_stopped(prepared, monkeypatch):
     monkeypatch.setattr(resnet1d_wang, "EPOCHS", 2)
+    monkeypatch.setattr(resnet1d_wang, "CROP", 50)
     path = prepared / "results/resnet1d_wang/ptbxl_resnet1d_wang_metrics.json"
     resnet1d_wang.main()
     straight = path.read_text()
