@@ -85,13 +85,19 @@ def few_resamples(monkeypatch):
 
 
 @pytest.fixture
-def coarse_paper(monkeypatch):
-    """ECG paper with a tenth of its lines, which take most of the time of a picture."""
+def coarse_pictures(monkeypatch):
+    """Pictures of a third of the resolution, and ECG paper with a tenth of its lines."""
+    from matplotlib.figure import Figure
     from matplotlib.ticker import MultipleLocator
+
+    def savefig(figure, path, dpi, **settings):
+        save(figure, path, dpi=dpi / 3, **settings)
 
     def init(locator, step):
         original(locator, 10 * step)
+    save = Figure.savefig
     original = MultipleLocator.__init__
+    monkeypatch.setattr(Figure, "savefig", savefig)
     monkeypatch.setattr(MultipleLocator, "__init__", init)
 
 

@@ -23,7 +23,7 @@ import model_training
 import preprocess_mitbih
 import preprocess_ptbxl
 
-pytestmark = pytest.mark.usefixtures("few_resamples")
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_pictures")
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SIDES = ("in-domain", "cross-domain")
 
@@ -715,7 +715,7 @@ def own_recordings(**constants):
               **constants)
 
 
-def test_a_recording_without_annotations_is_called_and_not_scored(trained, coarse_paper, capsys):
+def test_a_recording_without_annotations_is_called_and_not_scored(trained, capsys):
     own_recordings()
     trained("mitbih", "cnn")
     before = set(contents("."))

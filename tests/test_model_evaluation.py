@@ -520,7 +520,7 @@ def test_pictures_show_an_example_of_each_class_and_the_largest_errors(monkeypat
     ("ptbxl", "mlp", {"LEADS": ["I", "V3"]}),
 ])
 def test_every_output_says_what_it_was_made_from(
-        trained, coarse_paper, capsys, dataset, model, constants):
+        trained, coarse_pictures, capsys, dataset, model, constants):
     trained(dataset, model, SECOND_NET=False, **constants)
     report = evaluate(dataset, model, **SMALL)
     printed = capsys.readouterr().out.split("Wrote")[-2]

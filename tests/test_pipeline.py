@@ -36,7 +36,7 @@ def shell(folder, script, *changes, **environment):
                           capture_output=True, text=True, env=os.environ | environment)
 
 
-def test_the_demo_runs_from_end_to_end(work, coarse_paper, monkeypatch, capfd):
+def test_the_demo_runs_from_end_to_end(work, coarse_pictures, monkeypatch, capfd):
     def in_this_process(script):   # importing torch five times would take half of the test
         with monkeypatch.context() as patch:
             patch.chdir("demo")
