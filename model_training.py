@@ -135,7 +135,8 @@ def choose_sides(data, split):
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
                    for member, side in side_of.items()}
-    side_of |= dict.fromkeys(EXCLUDED_RECORDS, "left out")
+    if EXCLUDED_RECORDS:
+        side_of |= dict.fromkeys(as_names(EXCLUDED_RECORDS), "left out")
     return {side: [member for member in side_of if side_of[member] == side]
             for side in ("train", "validation", "test")}
 
@@ -373,10 +374,10 @@ def add_records(net, examples, rows, recipe):
     inputs, strip, _ = inputs_of(recipe, strips, chosen)
     logits = predict(net.cpu(), *inputs, np.arange(len(strip)), recipe.crop)
     label = label_beats(logits.numpy(), strip, kind[chosen][strip])
+    print("beats of PTB-XL's records, N S V:", np.bincount(label))
     label = torch.from_numpy(label).to(examples.targets.device)
     if dist.is_initialized():
         dist.broadcast(label, 0)   # batch normalisation differs a little by process
-    print("beats of PTB-XL's records, N S V:", *label.bincount().tolist())
     more = (*inputs, label, torch.zeros(len(label), 0))
     for (part, values), added in zip(vars(examples).items(), more):
         setattr(examples, part, torch.cat([values, added.to(values.device)]))

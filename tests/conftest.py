@@ -1,5 +1,6 @@
 """Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
+import functools
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait more than they work
@@ -45,9 +46,8 @@ def prepared(work, arrays):
     return work
 
 
-@pytest.fixture
-def quick_pictures(monkeypatch):
-    """Empty files in place of the pictures, for tests that are about something else.
+def draw_nothing(monkeypatch):
+    """Empty files in place of the pictures.
 
     The scripts are imported here, so that the tests of the preprocess scripts need no PyTorch.
     """
@@ -67,6 +67,40 @@ def quick_pictures(monkeypatch):
     monkeypatch.setattr(cross_dataset_validation, "plot_report", draw_one)
 
 
+@pytest.fixture
+def quick_pictures(monkeypatch):
+    """Empty files in place of the pictures, for tests that are about something else."""
+    draw_nothing(monkeypatch)
+
+
+@pytest.fixture
+def few_resamples(monkeypatch):
+    """200 resamples in place of 1,000."""
+    import cross_dataset_validation
+    import model_evaluation
+
+    few = functools.partial(model_evaluation.resample_patients, resamples=200)
+    for script in (cross_dataset_validation, model_evaluation):
+        monkeypatch.setattr(script, "resample_patients", few)
+
+
+@pytest.fixture
+def coarse_pictures(monkeypatch):
+    """Pictures of a third of the resolution, and ECG paper with a tenth of its lines."""
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MultipleLocator
+
+    def savefig(figure, path, dpi, **settings):
+        save(figure, path, dpi=dpi / 3, **settings)
+
+    def init(locator, step):
+        original(locator, 10 * step)
+    save = Figure.savefig
+    original = MultipleLocator.__init__
+    monkeypatch.setattr(Figure, "savefig", savefig)
+    monkeypatch.setattr(MultipleLocator, "__init__", init)
+
+
 @pytest.fixture(scope="session")
 def checkpoints():
     """Dict of settings -> checkpoint, as bytes: what tests of this session have trained."""
@@ -79,8 +113,10 @@ def trained(prepared, checkpoints):
     def train(dataset, model, **constants):
         key = repr((dataset, model, constants))
         if key not in checkpoints:
-            harness.train(dataset, model, {"epochs": 2}, SECOND_NET=True,
-                          STRIPS={dataset: {"epochs": 2}}, **constants)
+            with pytest.MonkeyPatch.context() as patch:
+                draw_nothing(patch)
+                harness.train(dataset, model, {"epochs": 2}, STRIPS={dataset: {"epochs": 2}},
+                              **{"SECOND_NET": True} | constants)
             checkpoints[key] = {path.name: path.read_bytes() for path in prepared.glob("*.pth")}
         for name, content in checkpoints[key].items():
             (prepared / name).write_bytes(content)

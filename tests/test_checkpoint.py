@@ -63,7 +63,7 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset,
     assert score == saved["history"][-1]["validation score"]
     assert vars(checkpoint.header) == vars(data.header) and data.header.simulated
     assert recipe.seed == 0 and recipe.sides == stage.choose_sides(data, "inter_patient")
-    assert checkpoint.segment == data.signals.shape[2]
+    assert checkpoint.recipe.segment == data.signals.shape[2]
     assert (checkpoint.thresholds is None) == (dataset == "mitbih")
     assert checkpoint.thresholds is None or len(checkpoint.thresholds) == 6
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000

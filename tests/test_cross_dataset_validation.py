@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter
-from functools import partial
+from contextlib import chdir
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -19,21 +19,13 @@ from scipy.special import expit
 from sklearn import metrics as sk
 
 import cross_dataset_validation as stage
-import model_evaluation
 import model_training
 import preprocess_mitbih
 import preprocess_ptbxl
 
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_pictures")
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SIDES = ("in-domain", "cross-domain")
-
-
-@pytest.fixture(autouse=True)
-def few_resamples(monkeypatch):
-    """200 resamples in place of 1,000."""
-    for script in (stage, model_evaluation):
-        few = partial(model_evaluation.resample_patients, resamples=200)
-        monkeypatch.setattr(script, "resample_patients", few)
 
 
 def cross(source, target, model, **constants):
@@ -194,9 +186,9 @@ def test_annotated_and_detected_beats_give_the_model_the_same_inputs(trained):
     checkpoint, _ = stage.load_checkpoint(data, "mlp", strips=True)
     strips = stage.mitbih_strips(data, ["100", "103", "112"])
     every = np.arange(12)
-    (annotated, _), number, _ = stage.inputs_of(checkpoint, strips, every)
+    (annotated, _), number, _ = stage.inputs_of(checkpoint.recipe, strips, every)
     strips.beats = [preprocess_mitbih.detect_beats(signal[:1], 360) for signal in strips.signals]
-    (detected, _), again, _ = stage.inputs_of(checkpoint, strips, every)
+    (detected, _), again, _ = stage.inputs_of(checkpoint.recipe, strips, every)
     more = np.bincount(again) - np.bincount(number)
     assert np.abs(more).max() <= 1   # a beat at the edge of a strip
     np.testing.assert_allclose(detected.mean(dim=0), annotated.mean(dim=0), atol=0.08)
@@ -209,11 +201,11 @@ def test_strips_of_another_rate_give_the_model_the_same_inputs(trained):
     strips = stage.mitbih_strips(data, ["100", "103"])
     strips.beats = [peaks // 18 * 18 for peaks in strips.beats]   # whole samples at 100 Hz, too
     every = np.arange(8)
-    (expected, _), number, _ = stage.inputs_of(checkpoint, strips, every)
-    strips.signals = stage.resample(strips.signals, 360, 100)
+    (expected, _), number, _ = stage.inputs_of(checkpoint.recipe, strips, every)
+    strips.signals = preprocess_mitbih.resample(strips.signals, 360, 100)
     strips.beats = [peaks // 18 * 5 for peaks in strips.beats]
     strips.rate = 100
-    (signals, _), again, notes = stage.inputs_of(checkpoint, strips, every)
+    (signals, _), again, notes = stage.inputs_of(checkpoint.recipe, strips, every)
     np.testing.assert_array_equal(again, number)
     assert np.corrcoef(signals.ravel(), expected.ravel())[0, 1] > 0.99
     assert "sampling rate: 100 to 360 Hz" in notes
@@ -232,7 +224,7 @@ def mitbih_model(trained, model="mlp", records=("100", "119", "232")):
 def test_a_strips_score_is_the_mean_or_the_largest_log_odds_of_its_beats(trained):
     checkpoint, net, strips = arguments = mitbih_model(trained)
     result = stage.score_strips(*arguments)
-    (signals, features), number, _ = stage.inputs_of(checkpoint, strips, np.arange(12))
+    (signals, features), number, _ = stage.inputs_of(checkpoint.recipe, strips, np.arange(12))
     with torch.no_grad():   # a beat has a single crop
         odds = net(signals, features).numpy()[:, len(checkpoint.header.class_names):]
     place = checkpoint.header.statement_names.index
@@ -550,9 +542,10 @@ def test_annotated_and_detected_beats_may_meet(quick_pictures, trained, arrays, 
                                                target_beats):
     """A model is tested on beats that another way found, in both databases."""
     Path(MITBIH).symlink_to(arrays / MITBIH)
-    run_stage(preprocess_mitbih, R_PEAKS=source_beats)
+    some = {"RECORDS": ["101", "106", "119", "124", "203", "100", "232"]}
+    run_stage(preprocess_mitbih, R_PEAKS=source_beats, **some)
     train("mitbih", "mlp")
-    run_stage(preprocess_mitbih, R_PEAKS=target_beats)
+    run_stage(preprocess_mitbih, R_PEAKS=target_beats, **some)
     simulate.write_at_rate(MITBIH, "svdb", {"100": "800", "119": "801"}, 128, ["ECG1", "ECG2"])
     run_stage(preprocess_mitbih, NAME="svdb", DATA_DIR="svdb", LEADS=["ECG1"],
               R_PEAKS=target_beats)
@@ -595,7 +588,7 @@ def test_a_database_of_another_rate_than_the_models_is_refused(trained):
 
 # ---- A second 12-lead database ----
 
-def write_twelve_leads(labelled=True):
+def write_twelve_leads(labelled):
     """Simulated records of 10 and 20 s at 500 Hz, preprocessed as "other" -> dict of statements.
 
     Their #Dx in turn: normal; PVC and sinus rhythm; LBBB; atrial fibrillation and an unknown code.
@@ -605,7 +598,7 @@ def write_twelve_leads(labelled=True):
     Path("other").mkdir()
     rng = np.random.default_rng(0)
     statements = {}
-    for number in range(16):
+    for number in range(12):
         name = f"A{number:02}"
         text, statements[name] = list(codes.items())[number % 4]
         comments = [simulate.SIMULATED, "Age: 50", "Sex: Female"]
@@ -618,13 +611,30 @@ def write_twelve_leads(labelled=True):
                     baseline=[0] * 12, write_dir="other",
                     comments=comments + [f"Dx: {text}"] * labelled)
     run_stage(preprocess_ptbxl, NAME="other", DATA_DIR="other", LABELS="header")
-    assert len(np.load("other_labels.npy")) == 8 + 2 * 8
+    assert len(np.load("other_labels.npy")) == 8 + 2 * 4
     return statements
 
 
+@pytest.fixture(scope="module")
+def twelve_leads(tmp_path_factory):
+    """A function that links the arrays of write_twelve_leads, which it makes once."""
+    made = {}
+
+    def link(labelled):
+        if labelled not in made:
+            folder = tmp_path_factory.mktemp("other")
+            with chdir(folder):
+                made[labelled] = (folder, write_twelve_leads(labelled))
+        folder, statements = made[labelled]
+        for path in folder.glob("*.npy"):
+            Path(path.name).symlink_to(path)
+        return statements
+    return link
+
+
 @pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
-def test_another_12_lead_database_has_a_row_a_record(trained, capsys, source):
-    statements = write_twelve_leads()
+def test_another_12_lead_database_has_a_row_a_record(trained, twelve_leads, capsys, source):
+    statements = twelve_leads(labelled=True)
     trained(source, "mlp")
     report, table = cross(source, "other", "mlp")
     away = table[table["side"] == "cross-domain"].set_index("record")
@@ -650,8 +660,8 @@ def test_another_12_lead_database_has_a_row_a_record(trained, capsys, source):
 
 
 @pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
-def test_12_lead_records_without_labels_have_scores_alone(trained, capsys, source):
-    statements = write_twelve_leads(labelled=False)
+def test_12_lead_records_without_labels_have_scores_alone(trained, twelve_leads, capsys, source):
+    statements = twelve_leads(labelled=False)
     trained(source, "mlp")
     before = set(contents("."))
     run_stage(stage, PRETRAINED_DATASET=source, TEST_DATASET="other", MODEL="mlp")

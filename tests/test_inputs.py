@@ -14,8 +14,8 @@ STRIPS = {"context_seconds": 10}
 
 def inputs_of(data, rows=slice(None), **settings):
     """MIT-BIH dataset, rows -> signals and features of make_inputs."""
-    recipe = {"context_seconds": 1800, "crop": 180}
-    return stage.make_inputs(data.signals[rows], data.metadata[rows], 360,
+    recipe = {"context_seconds": 1800, "crop": 180, "rate": 360}
+    return stage.make_inputs(data.signals[rows], data.metadata[rows],
                              SimpleNamespace(**recipe | settings))
 
 

@@ -26,7 +26,7 @@ import model_training
 import preprocess_mitbih
 
 NAMES = ["N", "S", "V", "F", "Q"]
-SMALL = {"AVERAGED": 2}
+SMALL = {"AVERAGED": 2, "STEPS": 4}
 FAST = {**SMALL, "STEPS": 1}   # for tests of something else
 
 
@@ -520,8 +520,9 @@ def test_pictures_show_an_example_of_each_class_and_the_largest_errors(monkeypat
     ("mitbih", "lstm", {"SPLIT": "random"}),
     ("ptbxl", "mlp", {"LEADS": ["I", "V3"]}),
 ])
-def test_every_output_says_what_it_was_made_from(trained, capsys, dataset, model, constants):
-    trained(dataset, model, **constants)
+def test_every_output_says_what_it_was_made_from(
+        trained, coarse_pictures, capsys, dataset, model, constants):
+    trained(dataset, model, SECOND_NET=False, **constants)
     report = evaluate(dataset, model, **SMALL)
     printed = capsys.readouterr().out.split("Wrote")[-2]
     name = f"{dataset}_{model}"

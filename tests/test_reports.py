@@ -32,11 +32,25 @@ import model_training
 import preprocess_mitbih
 
 SHORT = {"epochs": 1}   # recipe of every training here
+SMALL = {"mitbih": {"cnn": {"widths": [8, 8, 8]}},
+         "ptbxl": {"cnn": {"widths": [16, 16, 16, 16]}, "lstm": {"width": 16}}}
+code_version = runs.code_version
+
+
+@pytest.fixture(scope="module")
+def version():
+    return code_version()
+
+
+@pytest.fixture(autouse=True)
+def one_version(monkeypatch, version):
+    """The version of the code is computed once: the scripts stay as they are meanwhile."""
+    monkeypatch.setattr(runs, "code_version", lambda: version)
 
 
 @pytest.fixture
-def made(monkeypatch, quick_pictures):
-    """Runs are made in this process, with one epoch. Gives the list of their names."""
+def made(monkeypatch, quick_pictures, few_resamples):
+    """Runs are made in this process, by small nets with one epoch -> list of their names."""
     names = []
     scripts = {measure.__file__: measure, measure_cross.__file__: measure_cross}
 
@@ -51,7 +65,7 @@ def made(monkeypatch, quick_pictures):
 
     short = {"mitbih": SHORT, "ptbxl": SHORT}
     with (harness.changed(model_evaluation, STEPS=1, AVERAGED=1),
-          harness.changed(model_training, RECIPES=short, STRIPS=short)):
+          harness.changed(model_training, RECIPES=short, STRIPS=short, ARCHITECTURES=SMALL)):
         yield names
 
 
@@ -131,14 +145,14 @@ def test_a_run_of_other_code_or_settings_is_refused(prepared, monkeypatch):
 def test_the_code_version_follows_the_code_and_not_the_comments(work, monkeypatch):
     for name in runs.SCRIPTS:
         (work / name).write_text((harness.ROOT / name).read_text())
-    version = runs.code_version()
+    version = code_version()
     monkeypatch.setattr(harness, "ROOT", work)
     path = work / "model_training.py"
     text = path.read_text()
     path.write_text(text.replace('"""Trains ', '"""Fits ') + "\n# a comment\n")
-    assert path.read_text() != text and runs.code_version() == version
+    assert path.read_text() != text and code_version() == version
     path.write_text(text + "\nx = 1\n")
-    assert runs.code_version() != version
+    assert code_version() != version
 
 
 def test_the_learning_curve_trains_on_some_patients_and_tests_on_all(prepared, made, monkeypatch):
@@ -273,14 +287,15 @@ def test_each_ablation_replaces_one_step(beat_model):
     checkpoint, strips = beat_model
     inputs_of = cross_dataset_validation.inputs_of
     rows = np.arange(len(strips.signals))
-    (signals, features), _, _ = inputs_of(checkpoint, strips, rows)
+    (signals, features), _, _ = inputs_of(checkpoint.recipe, strips, rows)
 
     def ablated(name):
-        return measure_cross.ABLATIONS[name](inputs_of, checkpoint, strips, rows)
+        return measure_cross.ABLATIONS[name](inputs_of, checkpoint.recipe, strips, rows)
 
     other = copy.copy(strips)   # 100 Hz, taken for 360 Hz
-    other.rate = checkpoint.header.sampling_rate
-    assert torch.equal(ablated("not resampled")[0][0], inputs_of(checkpoint, other, rows)[0][0])
+    other.rate = checkpoint.recipe.rate
+    (taken, _), _, _ = inputs_of(checkpoint.recipe, other, rows)
+    assert torch.equal(ablated("not resampled")[0][0], taken)
     (alone, _), _, notes = ablated("lead II alone")
     assert notes[0] == "leads: II as MLII"
     assert torch.equal(alone[:, ::2], signals[:, ::2]) and not alone[:, 1::2].any()
@@ -399,6 +414,7 @@ def test_an_unknown_setting_is_refused():
 
 def test_resnet1d_wang_goes_on_where_it_was_stopped(prepared, monkeypatch):
     monkeypatch.setattr(resnet1d_wang, "EPOCHS", 2)
+    monkeypatch.setattr(resnet1d_wang, "CROP", 50)
     path = prepared / "results/resnet1d_wang/ptbxl_resnet1d_wang_metrics.json"
     resnet1d_wang.main()
     straight = path.read_text()

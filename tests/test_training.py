@@ -292,7 +292,7 @@ def test_the_state_of_another_configuration_is_refused_with_both_values(
 # ---- Several processes ----
 
 def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
-    settings = {"epochs": 8, "batch_size": 32, "hold_out": True}
+    settings = {"epochs": 4, "batch_size": 32, "hold_out": True}
     checkpoint, ranks = two_processes.train(prepared, 2, {
         "DATASET": "mitbih", "MODEL": "mlp", "DEVICE": "cpu", "RECIPES": {"mitbih": settings}})
     data = stage.load_dataset("mitbih")

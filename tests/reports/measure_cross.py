@@ -55,27 +55,26 @@ DRAWS = 200
 
 # ---- Ablations: each replaces one step of cross_dataset_validation.inputs_of ----
 
-def without_resampling(inputs_of, checkpoint, strips, rows):
+def without_resampling(inputs_of, recipe, strips, rows):
     """The samples of the target are taken as if they were at the model's rate."""
     taken = copy.copy(strips)
-    taken.rate = checkpoint.header.sampling_rate
-    return inputs_of(checkpoint, taken, rows)
+    taken.rate = recipe.rate
+    return inputs_of(recipe, taken, rows)
 
 
-def one_lead(inputs_of, checkpoint, strips, rows):
+def one_lead(inputs_of, recipe, strips, rows):
     """The target has lead II alone."""
     column = list(map(preprocess_mitbih.lead_name, strips.leads)).index("II")
     alone = copy.copy(strips)
     alone.signals = strips.signals[:, column:column + 1]
     alone.leads = ["II"]
-    return inputs_of(checkpoint, alone, rows)
+    return inputs_of(recipe, alone, rows)
 
 
-def mean_rhythm(inputs_of, checkpoint, strips, rows):
-    """The model gets the training's mean RR features."""
-    (signals, features), number, notes = inputs_of(checkpoint, strips, rows)
-    mean = checkpoint.weights["normalise_features.mean"]
-    return (signals, mean.expand_as(features)), number, notes
+def mean_rhythm(inputs_of, recipe, strips, rows):
+    """The model gets the mean RR features of the target's beats in place of each beat's own."""
+    (signals, features), number, notes = inputs_of(recipe, strips, rows)
+    return (signals, features.mean(dim=0).expand_as(features)), number, notes
 
 
 ABLATIONS = {
@@ -95,10 +94,10 @@ def ablated(name, target):
         strips.is_target = data.name == target
         return strips
 
-    def inputs_of(checkpoint, strips, rows):
+    def inputs_of(recipe, strips, rows):
         if strips.is_target:
-            return ABLATIONS[name](all_inputs, checkpoint, strips, rows)
-        return all_inputs(checkpoint, strips, rows)
+            return ABLATIONS[name](all_inputs, recipe, strips, rows)
+        return all_inputs(recipe, strips, rows)
     return {"strips_of": strips_of, "inputs_of": inputs_of}
 
 
