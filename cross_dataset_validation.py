@@ -41,20 +41,26 @@ from model_training import (
     beat_inputs,
     beats_of,
     choose_sides,
-    inputs_of,
+    crop_starts,
     load_checkpoint,
     log_odds,
-    match_leads,
+    make_inputs,
     predict,
     probabilities,
+    record_inputs,
     rows_by_context,
     split_rows,
     warnings_of,
 )
 from preprocess_mitbih import (
     check_choice,
+    cut_beats,
+    lead_columns,
     load_dataset,
     new_files,
+    qrs_energy,
+    recentre,
+    resample,
 )
 
 # data and model
@@ -145,6 +151,60 @@ def with_abnormal(truth, abnormal):
 def strips_of(data, members):
     """Dataset, its records or folds -> strips."""
     return ptbxl_strips(data, members) if data.is_ptbxl else mitbih_strips(data, members)
+
+
+# ---- Match the strips to the model ----
+
+def match_leads(signals, available, wanted):
+    """(n, leads, samples), its lead names, the model's -> the model's, an absent one 0; a sentence.
+
+    A single lead of another name stands in for the first one.
+    """
+    columns = lead_columns(available, wanted)
+    if not columns and len(available) > 1:
+        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
+                         f"database has {', '.join(available)}: choose other LEADS")
+    columns = columns or {0: 0}
+    matched = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
+    matched[:, list(columns)] = signals[:, list(columns.values())]
+    pairs = [f"{available[column]} as {wanted[place]}" for place, column in columns.items()]
+    return matched, f"leads: {', '.join(pairs)}"
+
+
+def inputs_of(recipe, strips, rows):
+    """Strips, some of them -> (signals, features) of their beats or crops, strip of each, notes."""
+    signals, sentence = match_leads(strips.signals[rows], strips.leads, recipe.leads)
+    signals = resample(signals, strips.rate, recipe.rate)
+    beats = [strips.beats[row].astype(int) * recipe.rate // strips.rate for row in rows]
+    inputs = strip_inputs if recipe.task == "multiclass" else crop_inputs
+    notes = [sentence, f"sampling rate: {strips.rate} to {recipe.rate} Hz"]
+    return *inputs(signals, beats, recipe), notes
+
+
+def strip_inputs(signals, positions, recipe):
+    """(n, leads, samples), n arrays of positions -> inputs of all beats, and strip of each."""
+    half = recipe.segment // 2
+    padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
+    leads = [signal[signal.any(axis=1)][:1] for signal in signals]   # as in preprocess_mitbih.py
+    positions = [recentre(lead, qrs_energy(lead, recipe.rate), peaks, recipe.rate)
+                 for lead, peaks in zip(leads, positions)]
+    cut = [cut_beats(signal, peaks + half, recipe.segment)[0]
+           for signal, peaks in zip(padded, positions)]
+    beats = {
+        "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
+        "sample": np.concatenate(positions)}
+    if not len(beats["sample"]):
+        raise SystemExit(f"no beat was found in {len(signals)} strips")
+    return make_inputs(np.concatenate(cut), beats, recipe), beats["record"]
+
+
+def crop_inputs(signals, positions, recipe):
+    """The same for all half-overlapping crops of a PTB-XL model."""
+    signals, features = record_inputs(signals, positions, recipe.rate)
+    starts = crop_starts(signals.shape[2], recipe.crop)
+    crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
+    strips = np.repeat(np.arange(len(signals)), len(starts))
+    return (crops, features.repeat_interleave(len(starts), 0)), strips
 
 
 # ---- Score ----

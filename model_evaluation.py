@@ -9,7 +9,7 @@ Writes  {dataset}_{model}_metrics.json     every table that is printed, with the
         {dataset}_{model}_confusion.png    confusion matrix
         {dataset}_{model}_curves.png       ROC and precision-recall curves
         {dataset}_{model}_explanation.png  a test ECG of each class, with its attribution
-        {dataset}_{model}_averages.png     mean attribution of each class
+        {dataset}_{model}_averages.png     mean attribution of each class, and the deletion test
         {dataset}_{model}_mistakes.png     the test ECGs with the largest errors
 Takes   15 s on two cores.
 """
@@ -59,6 +59,7 @@ TASK = "superdiagnostic"  # PTB-XL: "all", "diagnostic", "subdiagnostic", "super
 # interpretation
 STEPS = 32                # of the integrated gradients
 AVERAGED = 20             # correct examples of each class that are explained
+DELETED = [0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5]   # parts of the time, in the deletion test
 
 
 # ---- Score rows ----
@@ -379,6 +380,39 @@ def by_lead(scored, attribution):
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 
+def deletion_test(scored, rows, classes, attribution, rng=None):
+    """(m,) rows, class of each, (m, leads, samples) attribution -> mean probability of the class.
+
+    The samples with the largest attribution, DELETED of the time, become the training mean.
+    With rng, the attributions are moved to random places first. They keep their form and lose
+    their meaning; an attribution is worth something where it does better.
+    """
+    signals = scored.signals[rows]
+    samples = signals.shape[2]
+    weight = attribution.sum(axis=1)
+    if rng:
+        weight = np.stack([np.roll(row, rng.integers(samples)) for row in weight])
+    order = np.argsort(-weight, axis=1)
+    place = np.argsort(order, axis=1)   # 0: the largest
+    every = np.arange(len(rows))
+    curve = []
+    for part in DELETED:
+        deleted = torch.from_numpy(place < round(part * samples))[:, None]
+        x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
+        logits = predict(scored.net, x, scored.features[rows], every, scored.recipe.crop)
+        probability = probabilities(logits, scored.recipe, scored.members)
+        curve.append(probability[every, classes].mean())
+    return curve
+
+
+def explain(scored, rows, classes):
+    """Rows, class of each -> (m, leads, samples) attribution, table of the deletion test."""
+    attribution = by_lead(scored, integrated_gradients(scored, rows, classes))
+    test = partial(deletion_test, scored, rows, classes, attribution)
+    deletion = {"at its places": test(), "at random places": test(np.random.default_rng(0))}
+    return attribution, pd.DataFrame(deletion, index=DELETED)
+
+
 # ---- Pictures ----
 
 STYLES = [   # of classes and methods; pictures are read in greyscale, too
@@ -501,21 +535,30 @@ def caption_of(scored, row):
     return f"{place}\ntrue {truth}, most probable {names[p.argmax()]} ({p.max():.2f})"
 
 
-def plot_averages(scored, classes, attribution, path):
-    """Mean attribution of each class -> PNG.
+def plot_averages(scored, classes, attribution, deletion, path):
+    """Mean attribution of each class, and the deletion test -> PNG.
 
     Beats: over time. Records: by lead, because their beats are not aligned.
     """
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
-    axis = figure.subplots()
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=(2, 1))
     if scored.data.is_ptbxl:
         mean = pd.DataFrame(attribution.mean(axis=2), columns=scored.recipe.leads)
     else:
         mean = pd.DataFrame(attribution.mean(axis=1))
         mean.columns = (mean.columns - len(mean.columns) // 2) / scored.data.header.sampling_rate
-        axis.set_xlabel("time from the R peak (s)")
+        left.set_xlabel("time from the R peak (s)")
     mean = mean.groupby(np.array(scored.names)[classes]).mean()
-    mean.div(mean.max(axis=1), axis=0).T.plot(ax=axis, ylabel="mean attribution (largest: 1)")
+    mean.div(mean.max(axis=1), axis=0).T.plot(
+        ax=left, ylabel="mean attribution (largest: 1)")
+    deletion.plot(
+        ax=right,
+        color=["black", "0.6"])
+    right.set(
+        xlabel="part of the time deleted",
+        ylabel="mean probability of the class",
+        ylim=(0, 1))
+    right.set_title("deletion test: black below grey is better")
     save_figure(figure, scored.title, path)
 
 
@@ -600,7 +643,7 @@ def task_tables(outputs):
 
 # ---- Main ----
 
-def draw_pictures(scored, rows, classes, attribution, paths):
+def draw_pictures(scored, rows, classes, attribution, deletion, paths):
     """Draws the five pictures; rows, class of each and attribution: what was explained."""
     confusion, curves, explanation, averages, mistakes = paths
     plot_confusion(scored, confusion)
@@ -609,7 +652,7 @@ def draw_pictures(scored, rows, classes, attribution, paths):
                 for k in np.unique(classes)]
     plot_ecgs(scored, rows[examples], attribution[examples], "Integrated gradients",
               explanation)
-    plot_averages(scored, classes, attribution, averages)
+    plot_averages(scored, classes, attribution, deletion, averages)
     error = np.abs(scored.truth - scored.probability).max(axis=1)
     worst = np.argsort(-error)[:4 if scored.data.is_ptbxl else 15]
     plot_ecgs(scored, worst, np.zeros((len(worst), 1, 1)), "The largest errors", mistakes)
@@ -626,13 +669,14 @@ def main():
     if scored.data.is_ptbxl:
         tables |= task_tables(outputs)
     rows, classes = choose_examples(scored, AVERAGED)
-    attribution = by_lead(scored, integrated_gradients(scored, rows, classes))
+    attribution, deletion = explain(scored, rows, classes)
+    tables["deletion test"] = deletion
 
     parts = ["confusion.png", "curves.png", "explanation.png", "averages.png",
              "mistakes.png", "metrics.json", "predictions.csv"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
         *pictures, metrics, predictions = paths
-        draw_pictures(scored, rows, classes, attribution, pictures)
+        draw_pictures(scored, rows, classes, attribution, deletion, pictures)
         metrics.write_text(to_json({
             "title": scored.title,
             "recipe": vars(scored.recipe),

@@ -32,18 +32,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import (
-    as_names,
-    check_choice,
-    cut_beats,
-    lead_columns,
-    lead_name,
-    load_dataset,
-    new_files,
-    qrs_energy,
-    recentre,
-    resample,
-)
+from preprocess_mitbih import as_names, check_choice, lead_name, load_dataset, new_files
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -75,7 +64,6 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
 # head_widths         flatten_width and hidden_width of `Net`; None: without
 # hold_out            whether the validation records or fold are kept from training
-# record_labels       MIT-BIH: whether PTB-XL's records teach, too, if ptbxl_*.npy are here
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
     "mitbih": {
@@ -84,7 +72,6 @@ RECIPES = {
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
         "class_weight_power": 0.25, "head_widths": (64, None), "hold_out": False,
-        "record_labels": True,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
@@ -92,14 +79,12 @@ RECIPES = {
         "epochs": 24, "batch_size": 128,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
         "class_weight_power": 0.0, "head_widths": (None, None), "hold_out": True,
-        "record_labels": False,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
         "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "hold_out": True,
-        "record_labels": False,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
@@ -294,105 +279,6 @@ def rhythm_features(rr):
         np.log(before).std(axis=1), np.tile(np.log(quantiles / median), (len(rr), 1)),
         np.log(previous[:, None] / quantiles)]
     return np.column_stack(columns).astype(np.float32)
-
-
-# ---- Strips of one database, as inputs of a net of the other one ----
-
-def match_leads(signals, available, wanted):
-    """(n, leads, samples), its lead names, the model's -> the model's, an absent one 0; a sentence.
-
-    A single lead of another name stands in for the first one.
-    """
-    columns = lead_columns(available, wanted)
-    if not columns and len(available) > 1:
-        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
-                         f"database has {', '.join(available)}: choose other LEADS")
-    columns = columns or {0: 0}
-    matched = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
-    matched[:, list(columns)] = signals[:, list(columns.values())]
-    pairs = [f"{available[column]} as {wanted[place]}" for place, column in columns.items()]
-    return matched, f"leads: {', '.join(pairs)}"
-
-
-def inputs_of(recipe, strips, rows):
-    """Strips, some of them -> (signals, features) of their beats or crops, strip of each, notes."""
-    signals, sentence = match_leads(strips.signals[rows], strips.leads, recipe.leads)
-    signals = resample(signals, strips.rate, recipe.rate)
-    beats = [strips.beats[row].astype(int) * recipe.rate // strips.rate for row in rows]
-    inputs = strip_inputs if recipe.task == "multiclass" else crop_inputs
-    notes = [sentence, f"sampling rate: {strips.rate} to {recipe.rate} Hz"]
-    return *inputs(signals, beats, recipe), notes
-
-
-def strip_inputs(signals, positions, recipe):
-    """(n, leads, samples), n arrays of positions -> inputs of all beats, and strip of each."""
-    half = recipe.segment // 2
-    padded = np.pad(signals, ((0, 0), (0, 0), (half, half)), mode="edge")   # keeps the outer beats
-    leads = [signal[signal.any(axis=1)][:1] for signal in signals]   # as in preprocess_mitbih.py
-    positions = [recentre(lead, qrs_energy(lead, recipe.rate), peaks, recipe.rate)
-                 for lead, peaks in zip(leads, positions)]
-    cut = [cut_beats(signal, peaks + half, recipe.segment)[0]
-           for signal, peaks in zip(padded, positions)]
-    beats = {
-        "record": np.repeat(np.arange(len(signals)), list(map(len, positions))),
-        "sample": np.concatenate(positions)}
-    if not len(beats["sample"]):
-        raise SystemExit(f"no beat was found in {len(signals)} strips")
-    return make_inputs(np.concatenate(cut), beats, recipe), beats["record"]
-
-
-def crop_inputs(signals, positions, recipe):
-    """The same for all half-overlapping crops of a PTB-XL model."""
-    signals, features = record_inputs(signals, positions, recipe.rate)
-    starts = crop_starts(signals.shape[2], recipe.crop)
-    crops = signals.unfold(2, recipe.crop, 1)[:, :, starts].transpose(1, 2).flatten(0, 1)
-    strips = np.repeat(np.arange(len(signals)), len(starts))
-    return (crops, features.repeat_interleave(len(starts), 0)), strips
-
-
-# ---- PTB-XL's records teach a net of beats (self-training) ----
-
-OTHER_RHYTHMS = "AFIB AFLT BIGU PACE PSVT SVARR SVTAC TRIGU".split()   # than sinus rhythm
-
-
-def add_records(net, examples, rows, recipe):
-    """Net, examples, training rows -> the rows, after adding beats of PTB-XL's records.
-
-    They are the training records with premature beats of one kind, and those of fold 1 without
-    any. The net labels their beats; premature ones count three times.
-    """
-    data = load_dataset("ptbxl")
-    header = data.header
-    fold = data.metadata["fold"]
-    states = pd.DataFrame(data.metadata["statements"] >= 0, columns=header.statement_names)
-    kind = (states["PAC"] + 2 * states["PVC"]).to_numpy()   # class 1 is S, 2 is V
-    chosen = np.flatnonzero(
-        (fold < VALIDATION_FOLD) & ((kind > 0) | (fold == 1)) & (kind < 3)
-        & ~states.filter(OTHER_RHYTHMS).any(axis=1))
-    strips = SimpleNamespace(signals=data.signals, rate=header.sampling_rate, leads=header.leads,
-                             beats=beats_of(data.metadata))
-    inputs, strip, _ = inputs_of(recipe, strips, chosen)
-    logits = predict(net.cpu(), *inputs, np.arange(len(strip)), recipe.crop)
-    label = label_beats(logits.numpy(), strip, kind[chosen][strip])
-    print("beats of PTB-XL's records, N S V:", np.bincount(label))
-    label = torch.from_numpy(label).to(examples.targets.device)
-    if dist.is_initialized():
-        dist.broadcast(label, 0)   # batch normalisation differs a little by process
-    more = (*inputs, label, torch.zeros(len(label), 0))
-    for (part, values), added in zip(vars(examples).items(), more):
-        setattr(examples, part, torch.cat([values, added.to(values.device)]))
-    added = torch.arange(len(label)).repeat_interleave(1 + 2 * (label.cpu() > 0))
-    return np.concatenate([rows, len(values) + added])
-
-
-def label_beats(logits, strip, kind):
-    """(n, classes) logits of beats, their records, what these state -> (n,) int64 classes.
-
-    A beat is of its record's kind where that is likelier than N, and the likeliest one always.
-    """
-    odds = logits[np.arange(len(kind)), kind] - logits[:, 0]
-    largest = pd.Series(odds).groupby(strip).transform("max")
-    return np.where(odds >= largest.clip(upper=0), kind, 0)
 
 
 # ---- Models ----
@@ -740,7 +626,6 @@ def fit(net, examples, rows, recipe, header, name):
         print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
               f"{time.perf_counter() - began:.1f} s", flush=True)
         save_state(state_path, run, (net, optimiser, schedule), history)
-    state_path.unlink(missing_ok=True)
     return history
 
 
@@ -933,7 +818,6 @@ def choose_recipe(data, changes):
     if not recipe.hold_out:
         recipe.sides["train"] += recipe.sides["validation"]
         recipe.sides["validation"] = []
-    recipe.record_labels &= Path("ptbxl_header.npy").exists()
     recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
     recipe.classes = data.header.statement_names if data.is_ptbxl else data.header.class_names
     recipe.learning_rate = recipe.learning_rate[MODEL]
@@ -982,11 +866,8 @@ def train(data, device, name, changes):
     examples = make_examples(data, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    for stage in ["_teacher", ""] if recipe.record_labels else [""]:
-        net, arguments = make_net(examples, rows, recipe)
-        history = fit(net.to(device), examples, rows, recipe, data.header, name + stage)
-        if stage:
-            rows["train"] = add_records(net, examples, rows["train"], recipe)
+    net, arguments = make_net(examples, rows, recipe)
+    history = fit(net.to(device), examples, rows, recipe, data.header, name)
     if not is_main_process():
         return
 
@@ -1001,10 +882,12 @@ def train(data, device, name, changes):
         "net_arguments": arguments,
         "weights": {part: value.cpu() for part, value in net.state_dict().items()},
         "history": history, "thresholds": thresholds,
+        "versions": {"torch": str(torch.__version__)},
     }
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
         plot_history(history, ". ".join([name, *warnings]), picture_path)
+    Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Wrote {name}_model.pth, {name}_training.png")
 
 

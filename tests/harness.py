@@ -62,10 +62,9 @@ def run_stage(stage, **constants):
 def train(dataset="mitbih", model="mlp", settings=None, **constants):
     """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint.
 
-    Validation rows are kept from training, and there are no beats of the other database and no
-    second net, unless told otherwise.
+    Validation rows are kept from training, and there is no second net, unless told otherwise.
     """
-    recipe = {dataset: {"epochs": 1, "hold_out": True, "record_labels": False} | (settings or {})}
+    recipe = {dataset: {"epochs": 1, "hold_out": True} | (settings or {})}
     run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe,
               **{"DEVICE": "cpu", "SECOND_NET": False} | constants)
     return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")

@@ -64,6 +64,7 @@ def test_a_checkpoint_describes_itself_and_gives_equal_logits(prepared, dataset,
     assert vars(checkpoint.header) == vars(data.header) and data.header.simulated
     assert recipe.seed == 0 and recipe.sides == stage.choose_sides(data, "inter_patient")
     assert checkpoint.recipe.segment == data.signals.shape[2]
+    assert checkpoint.versions["torch"] == torch.__version__
     assert (checkpoint.thresholds is None) == (dataset == "mitbih")
     assert checkpoint.thresholds is None or len(checkpoint.thresholds) == 6
     assert (prepared / f"{dataset}_{model}_training.png").stat().st_size > 10_000

@@ -202,7 +202,7 @@ def test_strips_of_another_rate_give_the_model_the_same_inputs(trained):
     strips.beats = [peaks // 18 * 18 for peaks in strips.beats]   # whole samples at 100 Hz, too
     every = np.arange(8)
     (expected, _), number, _ = stage.inputs_of(checkpoint.recipe, strips, every)
-    strips.signals = preprocess_mitbih.resample(strips.signals, 360, 100)
+    strips.signals = stage.resample(strips.signals, 360, 100)
     strips.beats = [peaks // 18 * 5 for peaks in strips.beats]
     strips.rate = 100
     (signals, _), again, notes = stage.inputs_of(checkpoint.recipe, strips, every)

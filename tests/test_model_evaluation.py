@@ -9,7 +9,6 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import compare_with_bxb
-import deletion_test
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +26,7 @@ import preprocess_mitbih
 
 NAMES = ["N", "S", "V", "F", "Q"]
 SMALL = {"AVERAGED": 2, "STEPS": 4}
-FAST = {**SMALL, "STEPS": 1}   # for tests of something else
+FAST = {**SMALL, "STEPS": 1, "DELETED": [0, 0.5]}   # for tests of something else
 
 
 def close(values, expected):
@@ -486,9 +485,9 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one():
     good[:, :, 40:60] = np.linspace(1, 2, 20)
     rows = np.arange(30)
     classes = np.zeros(30, int)
-    with changed(deletion_test, DELETED=[0, 0.1, 0.2]):
-        curve = deletion_test.deletion_test(scored, rows, classes, good)
-        moved = deletion_test.deletion_test(scored, rows, classes, good, np.random.default_rng(0))
+    with changed(stage, DELETED=[0, 0.1, 0.2]):
+        curve = stage.deletion_test(scored, rows, classes, good)
+        moved = stage.deletion_test(scored, rows, classes, good, np.random.default_rng(0))
     expected = torch.sigmoid(torch.tensor([20.0, 10, 0]))   # of what is left
     np.testing.assert_allclose(curve, expected, atol=1e-6)
     assert moved[0] == curve[0] and moved[2] > 0.8
@@ -504,7 +503,7 @@ def test_pictures_show_an_example_of_each_class_and_the_largest_errors(monkeypat
     scored.data.is_ptbxl = False
     rows, classes = stage.choose_examples(scored, 3)
     attribution = np.arange(len(rows))
-    stage.draw_pictures(scored, rows, classes, attribution, list("abcde"))
+    stage.draw_pictures(scored, rows, classes, attribution, None, list("abcde"))
     examples, shown = drawn["c"]
     assert scored.truth[examples].argmax(axis=1).tolist() == [0, 1, 2, 3, 4]
     np.testing.assert_array_equal(rows[shown], examples)
@@ -539,6 +538,8 @@ def test_every_output_says_what_it_was_made_from(
     # single beats of a record, as a random split has them, are no record
     assert not any("EC57" in heading for heading in tables)
     assert not Path(f"{name}_annotations").exists()
+    methods = {"at its places", "at random places"}
+    assert all(set(row) == methods for row in tables["deletion test"].values())
 
 
 @pytest.mark.parametrize("dataset, model", [("mitbih", "mlp"), ("ptbxl", "mlp")])

@@ -52,57 +52,6 @@ def test_class_weights_equal_those_by_hand():
     assert stage.class_weights(torch.zeros(3, 5), recipe) is None
 
 
-# ---- PTB-XL's records teach a net of beats ----
-
-def test_a_beat_is_what_its_record_states_where_likelier_and_the_likeliest_always():
-    odds = np.array([-3.0, 0.5, 2, -1, -2, -0.5, 4, -9])   # of the premature class against N
-    strip = np.array([7, 7, 7, 8, 8, 9, 5, 5])
-    kind = np.array([1, 1, 1, 2, 2, 2, 0, 0])
-    logits = np.zeros((8, 5))
-    logits[:, 0] = 10
-    logits[np.arange(8), kind] = 10 + odds * (kind > 0)
-    expected = [0, 1, 1, 2, 0, 2, 0, 0]   # records 7, 8, 9 and 5
-    assert stage.label_beats(logits, strip, kind).tolist() == expected
-
-
-def test_records_of_the_training_folds_add_their_beats(prepared, capsys):
-    checkpoint = train("mitbih", settings={"record_labels": True})
-    data = preprocess_mitbih.load_dataset("mitbih")
-    recipe = SimpleNamespace(**checkpoint["recipe"])
-    net = stage.load_checkpoint(data, "mlp")[1]
-    examples = stage.make_examples(data, recipe)
-    rows = stage.add_records(net, examples, np.arange(5), recipe)
-    ptbxl = preprocess_mitbih.load_dataset("ptbxl")
-    header = ptbxl.header
-    states = {name: (ptbxl.metadata["statements"] >= 0)[:, k]
-              for k, name in enumerate(header.statement_names)}
-    beats = (ptbxl.metadata["beats"] >= 0).sum(axis=1)
-    other = np.any([states[name] for name in stage.OTHER_RHYTHMS if name in states], axis=0)
-    known = ~other & (ptbxl.metadata["fold"] <= 8)
-    none = known & ~states["PAC"] & ~states["PVC"] & (ptbxl.metadata["fold"] == 1)
-    one = known & (states["PAC"] != states["PVC"])
-    added = examples.targets[len(data.labels):].numpy()
-    assert one.any() and none.any() and len(added) == beats[none | one].sum()
-    for k, name in ((1, "PAC"), (2, "PVC")):   # at least one beat of each record, not all of them
-        records = (one & states[name]).sum()
-        assert records <= (added == k).sum() <= beats[one & states[name]].sum()
-    number, times = np.unique(rows[5:], return_counts=True)
-    np.testing.assert_array_equal(number, len(data.labels) + np.arange(len(added)))
-    np.testing.assert_array_equal(times, np.where(added > 0, 3, 1))
-    assert len(examples.signals) == len(examples.features) == len(data.labels) + len(added)
-    assert "beats of PTB-XL's records" in capsys.readouterr().out
-
-
-def test_without_ptbxl_ds1_trains_alone(prepared, capsys):
-    for path in prepared.glob("ptbxl_*.npy"):
-        path.unlink()
-    checkpoint = train("mitbih", settings={"record_labels": True})
-    assert checkpoint["recipe"]["record_labels"] is False
-    assert "PTB-XL" not in capsys.readouterr().out
-
-
-# ---- Batches and score ----
-
 @pytest.mark.parametrize("noise", [0.0, 0.5])
 def test_an_epoch_shows_each_row_once_in_a_random_crop_with_its_own_features_and_target(noise):
     rows = np.arange(100, 900)
@@ -298,9 +247,8 @@ def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
     data = stage.load_dataset("mitbih")
     rows = stage.split_rows(data, stage.choose_recipe(data, settings))["train"]
     one, two = (rank["rows"] for rank in ranks)
-    assert len(one) == len(two) > len(rows) // 2   # with beats of PTB-XL
-    ds1 = (set(one) | set(two)) - set(range(len(data.labels), max(one + two) + 1))
-    assert ds1 <= set(rows) and len(ds1) >= len(rows) - 1
+    assert len(one) == len(two) == len(rows) // 2
+    assert not set(one) & set(two) and set(one) | set(two) <= set(rows)
     assert [rank["batch_size"] for rank in ranks] == [16, 16]
     for name, value in ranks[0]["parameters"].items():
         assert torch.equal(value, ranks[1]["parameters"][name])

@@ -3,9 +3,6 @@
 Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES:
 
     python tests/reports/crossvalidate.py cnn epochs=8 signal_noise=2.0
-    python tests/reports/crossvalidate.py mlp record_labels=False
-
-Where the ptbxl_*.npy files are in the folder, too, PTB-XL's records teach, as in model_training.py.
 
 Choices for MIT-BIH are made here, and never on DS2: only the rows of DS1 are kept in memory. Each
 of GROUPINGS divides DS1's patients at random into GROUPS groups. A model is trained on all groups
@@ -65,12 +62,11 @@ def parse_settings(changes, model):
 # ---- Trainings ----
 
 def ds1_only(data):
-    """Dataset of beats -> the same with the rows of DS1 only; ptbxl: PTB-XL, if it is here."""
+    """Dataset of beats -> the same with the rows of DS1 only."""
     subset = pd.DataFrame(data.header.records)["subset"].to_numpy()
     rows = subset[data.metadata["record"]] == "DS1"
     for name in ("signals", "labels", "metadata", "record", "patient"):
         setattr(data, name, np.array(getattr(data, name)[rows]))
-    data.ptbxl = load_dataset("ptbxl") if Path("ptbxl_header.npy").exists() else None
     return data
 
 
@@ -97,9 +93,8 @@ def train(data, model, recipe, group, seed):
         called = logits[:, :len(recipe.classes)].argmax(dim=1).numpy()
         result.update(rows=rows["validation"], called=called)
         return history
-    datasets = {"mitbih": data, "ptbxl": data.ptbxl}
-    with (runs.scratch_folder(Path(".").glob("ptbxl_header.npy")),
-          harness.changed(model_training, fit=recording_fit, load_dataset=datasets.get)):
+    with (runs.scratch_folder(),
+          harness.changed(model_training, fit=recording_fit, load_dataset=lambda name: data)):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
             VALIDATION_RECORDS=group, RECIPES={"mitbih": recipe | {"hold_out": True}})

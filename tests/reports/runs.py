@@ -62,13 +62,10 @@ def make_runs(script, folder, runs, links):
 
 
 @contextmanager
-def scratch_folder(links=()):
-    """Within, the working folder is a temporary one with links, and nothing is printed."""
-    links = [path.resolve() for path in links]
+def scratch_folder():
+    """Within, the working folder is a temporary one, and nothing is printed."""
     with (TemporaryDirectory() as folder, chdir(folder),
           open(os.devnull, "w") as nothing, redirect_stdout(nothing)):
-        for path in links:
-            Path(path.name).symlink_to(path)
         yield
 
 
