@@ -864,9 +864,9 @@ def train(data, device, name, changes):
         raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
 
     examples = make_examples(data, recipe)
+    net, arguments = make_net(examples, rows, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    net, arguments = make_net(examples, rows, recipe)
     history = fit(net.to(device), examples, rows, recipe, data.header, name)
     if not is_main_process():
         return
