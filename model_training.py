@@ -63,6 +63,7 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # learning_rate       peak of the one-cycle schedule
 # class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
 # head_widths         flatten_width and hidden_width of `Net`; None: without
+# ensemble_size       how many nets learn side by side, see `Ensemble`
 # hold_out            whether the validation records or fold are kept from training
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 RECIPES = {
@@ -71,20 +72,23 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head_widths": (64, None), "hold_out": False,
+        "class_weight_power": 0.25, "head_widths": (64, None), "ensemble_size": 3,
+        "hold_out": False,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
         "epochs": 24, "batch_size": 128,
-        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 3e-3},
-        "class_weight_power": 0.0, "head_widths": (None, None), "hold_out": True,
+        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},
+        "class_weight_power": 0.0, "head_widths": (None, None), "ensemble_size": 1,
+        "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
-        "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "hold_out": True,
+        "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "ensemble_size": 1,
+        "hold_out": True,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
@@ -100,7 +104,7 @@ ARCHITECTURES = {
     "ptbxl": {
         "cnn": {"widths": [64, 128, 128, 256], "stem_kernel": 9, "stem_stride": 2},
         "lstm": {"width": 80, "stem_stride": 2},
-        "mlp": {"widths": [1024, 512], "window": 0.4, "step": 0.1},
+        "mlp": {"widths": [512, 512], "window": 0.4, "step": 0.05},
     },
 }
 
@@ -353,28 +357,26 @@ class Net(nn.Module):
     join waveform and rhythm (Cheng et al. 2016); rare statements are learned better without them.
     """
 
-    def __init__(self, maps_shape, channels, features, outputs, head_widths):
+    def __init__(self, maps_shape, features, outputs, head_widths):
         super().__init__()
         width, steps = maps_shape
         flatten_width, hidden_width = head_widths
         flatten_width = steps and flatten_width   # an mlp has no steps in a fixed number
-        self.normalise_signals = Normalise(channels, 1)
-        self.normalise_features = Normalise(features)
         self.flatten = flatten_width and nn.Sequential(
             nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
             nn.BatchNorm1d(flatten_width), nn.ReLU())
         self.rhythm = nn.Sequential(nn.Linear(features, 64), nn.ReLU())
         inputs = (flatten_width or 2 * width) + 64
         self.wide = nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(0.5), nn.Linear(inputs, outputs))
+            nn.BatchNorm1d(inputs), nn.Dropout(0.25), nn.Linear(inputs, outputs))
         self.deep = hidden_width and nn.Sequential(
             nn.BatchNorm1d(inputs), nn.Dropout(0.1), nn.Linear(inputs, hidden_width), nn.ReLU(),
             nn.BatchNorm1d(hidden_width), nn.Dropout(0.5), nn.Linear(hidden_width, outputs))
 
     def forward(self, signals, features):
-        maps = self.maps(self.normalise_signals(signals))
+        maps = self.maps(signals)
         x = self.flatten(maps) if self.flatten else mean_and_max(maps)
-        x = torch.cat([x, self.rhythm(self.normalise_features(features))], dim=1)
+        x = torch.cat([x, self.rhythm(features)], dim=1)
         return self.wide(x) + (self.deep(x) if self.deep else 0)
 
 
@@ -386,11 +388,11 @@ def mean_and_max(x):
 class CNN(Net):
     """Residual convolutional network."""
 
-    def __init__(self, *, samples, widths, stem_kernel, stem_stride, **shared):
+    def __init__(self, *, channels, samples, widths, stem_kernel, stem_stride, **shared):
         steps = ceil(samples / (stem_stride * 2 ** len(widths)))
         super().__init__((widths[-1], steps), **shared)
         kernels = (stem_kernel, 5, 5, 5, 3)
-        self.layers = Convolutions(shared["channels"], (widths[0], *widths), kernels, stem_stride)
+        self.layers = Convolutions(channels, (widths[0], *widths), kernels, stem_stride)
 
     def maps(self, x):
         return self.layers(x)                              # (n, width, steps)
@@ -399,10 +401,10 @@ class CNN(Net):
 class LSTM(Net):
     """Bidirectional LSTM over a strided convolutional stem."""
 
-    def __init__(self, *, samples, width, stem_stride, **shared):
+    def __init__(self, *, channels, samples, width, stem_stride, **shared):
         super().__init__((2 * width, ceil(samples / (stem_stride * 4))), **shared)
         widths = (width // 2, width, width)
-        self.stem = Convolutions(shared["channels"], widths, (9, 5, 5), stem_stride)
+        self.stem = Convolutions(channels, widths, (9, 5, 5), stem_stride)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
 
     def maps(self, x):
@@ -416,15 +418,14 @@ class MLP(Net):
     A beat is one window. In a crop of a record, many windows overlap.
     """
 
-    def __init__(self, *, samples, widths, window, step, **shared):
+    def __init__(self, *, channels, samples, widths, window, step, **shared):
         super().__init__((widths[-1], None), **shared)
         self.window = round(window * samples)
         self.step = round(step * samples)
-        sizes = [shared["channels"] * self.window, *widths]
+        sizes = [channels * self.window, *widths]
         layers = []
         for inputs, outputs in zip(sizes, sizes[1:]):
-            layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs),
-                       nn.ReLU(), nn.Dropout(0.3)]
+            layers += [nn.Linear(inputs, outputs, bias=False), nn.BatchNorm1d(outputs), nn.ReLU()]
         self.layers = nn.Sequential(*layers)
 
     def maps(self, x):
@@ -434,6 +435,25 @@ class MLP(Net):
 
 
 MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
+
+
+class Ensemble(nn.Module):
+    """Nets of one model that learn from the same batches, each from first weights of its own.
+
+    (n, channels, samples), (n, features) -> logits: in training those of each net,
+    (ensemble_size, n, outputs), else their mean, (n, outputs), which depends less on the seed.
+    """
+
+    def __init__(self, model, ensemble_size, **arguments):
+        super().__init__()
+        self.normalise_signals = Normalise(arguments["channels"], 1)
+        self.normalise_features = Normalise(arguments["features"])
+        self.nets = nn.ModuleList(MODELS[model](**arguments) for _ in range(ensemble_size))
+
+    def forward(self, signals, features):
+        inputs = self.normalise_signals(signals), self.normalise_features(features)
+        logits = torch.stack([net(*inputs) for net in self.nets])
+        return logits if self.training else logits.mean(dim=0)
 
 
 # ---- Inference: the one path of training, evaluation and cross-dataset validation ----
@@ -566,7 +586,8 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
         with torch.autocast(signals.device.type, torch.bfloat16,
                             enabled=signals.is_cuda or fast):
             logits = net(signals, features)
-        loss = loss_function(logits, targets, statements)
+        losses = [loss_function(of_net, targets, statements) for of_net in logits]
+        loss = torch.stack(losses).mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
@@ -769,9 +790,9 @@ def load_checkpoint(data, model, strips=False):
         checkpoint = SimpleNamespace(**load_pth(path))
         checkpoint.recipe = SimpleNamespace(**checkpoint.recipe)
         checkpoint.header = SimpleNamespace(**checkpoint.header)
-        if (checkpoint.dataset, checkpoint.model) != (data.name, model):
-            raise ValueError(f"it holds a {checkpoint.model} trained on {checkpoint.dataset}")
-        net = MODELS[model](**checkpoint.net_arguments)
+        if checkpoint.model != model:
+            raise ValueError(f"it holds a {checkpoint.model}")
+        net = Ensemble(**checkpoint.net_arguments)
         net.load_state_dict(checkpoint.weights)
     except FileNotFoundError:
         raise SystemExit(f"{path} is not in this folder. {make}") from None
@@ -838,6 +859,7 @@ def choose_recipe(data, changes):
 def make_net(examples, rows, recipe):
     """A new net that normalises by the statistics of the training rows -> net, its arguments."""
     arguments = {
+        "model": MODEL, "ensemble_size": recipe.ensemble_size,
         "channels": examples.signals.shape[1],
         "features": examples.features.shape[1],
         "samples": recipe.crop,
@@ -845,7 +867,7 @@ def make_net(examples, rows, recipe):
         "head_widths": recipe.head_widths,
         **ARCHITECTURES[DATASET][MODEL],
     }
-    net = MODELS[MODEL](**arguments)
+    net = Ensemble(**arguments)
     net.normalise_signals.fit(examples.signals, rows["train"])
     net.normalise_features.fit(examples.features, rows["train"])
     return net, arguments
@@ -878,7 +900,7 @@ def train(data, device, name, changes):
         statements = data.metadata["statements"][rows["validation"]] >= 0
         thresholds = task_thresholds(logits, statements, recipe, data.header)
     checkpoint = {
-        "dataset": DATASET, "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
+        "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
         "net_arguments": arguments,
         "weights": {part: value.cpu() for part, value in net.state_dict().items()},
         "history": history, "thresholds": thresholds,

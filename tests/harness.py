@@ -60,11 +60,11 @@ def run_stage(stage, **constants):
 
 
 def train(dataset="mitbih", model="mlp", settings=None, **constants):
-    """Runs model_training.py for one epoch, or with other settings of its recipe -> checkpoint.
+    """Runs model_training.py for one epoch of one net, or with other settings -> checkpoint.
 
     Validation rows are kept from training, and there is no second net, unless told otherwise.
     """
-    recipe = {dataset: {"epochs": 1, "hold_out": True} | (settings or {})}
+    recipe = {dataset: {"epochs": 1, "ensemble_size": 1, "hold_out": True} | (settings or {})}
     run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe,
               **{"DEVICE": "cpu", "SECOND_NET": False} | constants)
     return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")

@@ -413,8 +413,9 @@ def test_chosen_examples_are_correct_ones_around_the_median_confidence():
 def random_inputs(rows, samples):
     """-> Scored of a small net, and the class of each row."""
     torch.manual_seed(0)
-    net = model_training.CNN(channels=2, samples=60, features=3, outputs=4, widths=[8, 8],
-                             stem_kernel=5, stem_stride=2, head_widths=(None, None)).double().eval()
+    net = model_training.Ensemble(
+        "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem_kernel=5,
+        stem_stride=2, head_widths=(None, None)).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()

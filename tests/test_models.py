@@ -51,15 +51,34 @@ def test_the_steps_of_a_beat_have_their_places_and_those_of_a_crop_have_not(
 
 def test_the_mlp_shares_its_layers_between_overlapping_windows():
     net = make_net("ptbxl", "mlp").eval()
-    assert (net.window, net.step) == (100, 25)
+    assert (net.window, net.step) == (100, 12)
     signals = torch.randn(5, 2, 250)
     with torch.no_grad():
         windows = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1))
-                               for start in range(0, 151, 25)])
+                               for start in range(0, 151, 12)])
         maps = net.maps(signals)
     torch.testing.assert_close(maps, windows.permute(1, 2, 0))
     torch.testing.assert_close(stage.mean_and_max(maps),
                                torch.cat([windows.mean(dim=0), windows.amax(dim=0)], dim=1))
+
+
+@pytest.mark.parametrize("model", stage.MODELS)
+def test_an_ensemble_trains_each_net_alone_and_answers_with_their_mean(model):
+    torch.manual_seed(0)
+    ensemble = stage.Ensemble(
+        model, 3, channels=2, samples=250, features=3, outputs=5, head_widths=(None, None),
+        **stage.ARCHITECTURES["mitbih"][model])
+    ensemble.normalise_signals.spread += 1
+    ensemble.normalise_features.mean += 2
+    inputs = torch.randn(4, 2, 250), torch.randn(4, 3)
+    logits = ensemble(*inputs)
+    assert logits.shape == (3, 4, 5) and not torch.allclose(logits[0], logits[1])
+    logits[1].sum().backward()
+    reached = [bool(net.rhythm[0].weight.grad.any()) for net in ensemble.nets]
+    assert reached == [False, True, False]
+    ensemble.eval()
+    expected = torch.stack([net(inputs[0] / 2, inputs[1] - 2) for net in ensemble.nets])
+    torch.testing.assert_close(ensemble(*inputs), expected.mean(dim=0))
 
 
 def test_crops_overlap_by_half_and_cover_the_record():

@@ -31,7 +31,7 @@ import model_evaluation
 import model_training
 import preprocess_mitbih
 
-SHORT = {"epochs": 1}   # recipe of every training here
+SHORT = {"epochs": 1, "ensemble_size": 1}   # recipe of every training here
 SMALL = {"mitbih": {"cnn": {"widths": [8, 8, 8]}},
          "ptbxl": {"cnn": {"widths": [16, 16, 16, 16]}, "lstm": {"width": 16}}}
 code_version = runs.code_version

@@ -199,9 +199,9 @@ def train_until_killed(epochs, *arguments, **constants):
         train(*arguments, **constants)
 
 
-@pytest.mark.parametrize("dataset, model", [("mitbih", "cnn"), ("ptbxl", "mlp")])
-def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, model):
-    arguments = (dataset, model, {"epochs": 4})
+@pytest.mark.parametrize("dataset, model, size", [("mitbih", "cnn", 2), ("ptbxl", "mlp", 1)])
+def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, model, size):
+    arguments = (dataset, model, {"epochs": 4, "ensemble_size": size})
     whole = train(*arguments)
     train_until_killed(2, *arguments, RESUME=True)
     train_until_killed(1, *arguments, RESUME=True)
@@ -240,7 +240,7 @@ def test_the_state_of_another_configuration_is_refused_with_both_values(
 # ---- Several processes ----
 
 def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
-    settings = {"epochs": 4, "batch_size": 32, "hold_out": True}
+    settings = {"epochs": 4, "batch_size": 32, "ensemble_size": 1, "hold_out": True}
     checkpoint, ranks = two_processes.train(prepared, 2, {
         "DATASET": "mitbih", "MODEL": "mlp", "DEVICE": "cpu", "RECIPES": {"mitbih": settings}})
     data = stage.load_dataset("mitbih")

@@ -74,7 +74,8 @@ def usual_epoch(net, loader, optimiser):
     total = 0.0
     for signals, features, targets in loader:
         optimiser.zero_grad()
-        loss = nn.functional.cross_entropy(net(signals, features), targets)
+        logits = net(signals, features).flatten(0, -2)   # of an ensemble of one net, too
+        loss = nn.functional.cross_entropy(logits, targets)
         loss.backward()
         optimiser.step()
         total += loss.item()
@@ -91,13 +92,13 @@ def training_here():
         seconds.append(time.perf_counter() - began)
         return loss
 
-    epochs = {"epochs": model_training.RECIPES["mitbih"]["epochs"]}
+    settings = {"epochs": model_training.RECIPES["mitbih"]["epochs"]}   # one member
     arrays = list(Path.cwd().glob("mitbih_*.npy"))
     with (tempfile.TemporaryDirectory() as folder, chdir(folder),   # checkpoints stay as they are
           changed(model_training, train_epoch=timed)):
         for path in arrays:
             Path(path.name).symlink_to(path)
-        history = train("mitbih", "cnn", epochs)["history"]
+        history = train("mitbih", "cnn", settings)["history"]
     return [(so_far, epoch["validation score"])
             for so_far, epoch in zip(np.cumsum(seconds), history)]
 
@@ -168,7 +169,7 @@ def main():
     torch.manual_seed(0)
     data = model_training.load_dataset("mitbih")
     with changed(model_training, DATASET="mitbih", MODEL="cnn"):
-        recipe = model_training.choose_recipe(data, {"hold_out": True})
+        recipe = model_training.choose_recipe(data, {"hold_out": True, "ensemble_size": 1})
         rows = model_training.split_rows(data, recipe)
         examples = model_training.make_examples(data, recipe)
         histories = trainings(examples, rows, recipe)

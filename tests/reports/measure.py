@@ -163,7 +163,7 @@ def train_and_evaluate(code, settings):
     choice = {key: constants[key] for key in ("DATASET", "MODEL")}
     evaluation = runs.cost_of(harness.run_stage, model_evaluation, **choice)
     checkpoint = model_training.load_pth("{DATASET}_{MODEL}_model.pth".format(**choice))
-    net = model_training.MODELS[choice["MODEL"]](**checkpoint["net_arguments"])
+    net = model_training.Ensemble(**checkpoint["net_arguments"])
     runs.save_run(
         code, settings, parameters=sum(weights.numel() for weights in net.parameters()),
         training_rows=counts["train"], training_peak_gb=peak,
