@@ -121,11 +121,23 @@ def test_runs_are_made_once_and_the_table_shows_what_was_measured(
     counts = [reports[name]["tables"]["beats counted from 0:00, reference and call"]
               for name in ("mitbih_mlp_0", "mitbih_mlp_0_moved")]
     assert counts[0].keys() == counts[1].keys()
+    means = [measure.mean_over_records(prepared / "results" / name) for name in trained]
+    assert rows["mean F1, mean over records"] == [runs.spread_text(means)]
     assert rows["seeds"] == ["2"]
     assert "SIMULATED" in (prepared / "results/mitbih.md").read_text()
     costs = json.loads((prepared / "results/mitbih_mlp_0/run.json").read_text())
     assert costs["training_cpu_seconds"] > 0 and costs["training_peak_gb"] > 0.1
     assert rows["parameters"] == [f"{costs['parameters']:,}"]
+
+
+def test_the_mean_over_records_asks_for_the_classes_that_a_record_has(tmp_path):
+    pd.DataFrame({
+        "record": ["100", "100", "100", "101", "101", "101"],
+        "true": ["N", "N", "S", "N", "V", "F"],
+        "called": ["N", "S", "S", "V", "V", "F"],
+    }).to_csv(tmp_path / "mitbih_mlp_predictions.csv", index=False)
+    f1 = [(2 / 3 + 2 / 3) / 2, (0 + 2 / 3) / 2]   # of N and S, of N and V
+    assert measure.mean_over_records(tmp_path) == pytest.approx(np.mean(f1))
 
 
 def test_a_run_of_other_code_or_settings_is_refused(prepared, monkeypatch):

@@ -32,6 +32,7 @@ import pandas as pd
 import runs
 import wfdb
 from matplotlib.figure import Figure
+from sklearn.metrics import f1_score
 
 import model_evaluation
 import model_training
@@ -61,6 +62,7 @@ MITBIH_FIGURES = {   # row of a table -> place in metrics.json
     "mean F1 of N, S, V": ("all classes", "mean f1 of N, S, V", "value"),
     "its 95% interval over patients, first seed": ("all classes", "mean f1 of N, S, V"),
     "mean F1 of N, S, V without record 232": ("without record 232", "all", "mean f1 of N, S, V"),
+    "mean F1, mean over records": ("mean over records", "f1"),
     "accuracy": ("all classes", "accuracy", "value"),
     "S sensitivity": ("by class", "S", "sensitivity"),
     "S positive predictivity": ("by class", "S", "positive predictivity"),
@@ -247,6 +249,16 @@ def add_other_beats(finished):
             f"{title}, {heading}": table for heading, table in run["tables"].items()}
 
 
+def mean_over_records(folder):
+    """Folder of a run -> mean over records of the mean F1 of those of N, S and V that it has."""
+    [path] = folder.glob("*_predictions.csv")
+    scores = []
+    for _, beats in pd.read_csv(path, dtype={"record": str}).groupby("record"):
+        present = sorted(set(beats["true"]) & set("NSV"))
+        scores.append(f1_score(beats["true"], beats["called"], labels=present, average="macro"))
+    return np.mean(scores)
+
+
 def figures_of(group):
     """Name of a group -> dict of row of its table -> place of the figure."""
     if group != "mitbih":
@@ -382,6 +394,9 @@ def main():
         finished = runs.finished_runs(FOLDER, groups[group])
         if group == "mitbih":
             add_other_beats(finished)
+        if group in ("mitbih", "random"):
+            for run in finished.values():
+                run["tables"]["mean over records"] = {"f1": mean_over_records(run["folder"])}
         if group == "learning_curve":
             table = learning_curve(finished)
         else:
