@@ -514,11 +514,11 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
             part = slice(round(start * rate), round((start + 2.5) * rate))
             lines[-1].append((start, -4 * (lead % 3), voltage[lead, part], every[lead, part], name))
         lines[-1].append((0, -12, voltage[1], every[1], f"II    {caption}"))
-    figure = Figure(figsize=(11, (7 if scored.data.is_ptbxl else 3) * len(lines)),
+    figure = Figure(figsize=(11, (7 if scored.data.is_ptbxl else 4) * len(lines)),
                     layout="constrained")
     for axis, traces in zip(figure.subplots(len(lines), 1, squeeze=False).ravel(), lines):
         band = draw_ecg(axis, rate, traces)
-    figure.colorbar(band, ax=figure.axes, shrink=0.6, label="attribution (largest: 1)")
+    figure.colorbar(band, ax=figure.axes, shrink=0.6, label="attribution")
     save_figure(figure, f"{scored.title}. {subtitle}", path)
 
 
