@@ -61,8 +61,8 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # rhythm_noise        the same for the RR features
 # statement_weight    weight of a second loss, on the SCP statements
 # learning_rate       peak of the one-cycle schedule
-# class_weight_power  a class of count c weighs 1 / c^power in the loss; 0: equal weights
-# head_widths         flatten_width and hidden_width of `Net`; None: without
+# class_weight_power  MIT-BIH: a class of count c weighs 1 / c^power in the loss
+# head                flatten_width and hidden_width of `Net`, None: without; its dropout
 # ensemble_size       how many nets learn side by side, see `Ensemble`
 # hold_out            whether the validation records or fold are kept from training
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
@@ -72,7 +72,7 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head_widths": (64, None), "ensemble_size": 3,
+        "class_weight_power": 0.25, "head": (64, None, 0.5), "ensemble_size": 3,
         "hold_out": False,
     },
     "ptbxl": {
@@ -80,19 +80,18 @@ RECIPES = {
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
         "epochs": 24, "batch_size": 128,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},
-        "class_weight_power": 0.0, "head_widths": (None, None), "ensemble_size": 1,
-        "hold_out": True,
+        "head": (None, None, 0.25), "ensemble_size": 1, "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
     "mitbih": {
         "context_seconds": 10, "leads": ["II", "V1"],
-        "statement_weight": 100.0, "epochs": 3, "head_widths": (None, 128), "ensemble_size": 1,
+        "statement_weight": 100.0, "epochs": 3, "head": (None, 128, 0.5), "ensemble_size": 1,
         "hold_out": True,
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
-        "head_widths": (None, 128), "batch_size": 64, "epochs": 7,
+        "head": (None, 128, 0.5), "batch_size": 64, "epochs": 7,
     },
 }
 ARCHITECTURES = {
@@ -357,10 +356,10 @@ class Net(nn.Module):
     join waveform and rhythm (Cheng et al. 2016); rare statements are learned better without them.
     """
 
-    def __init__(self, maps_shape, features, outputs, head_widths):
+    def __init__(self, maps_shape, features, outputs, head):
         super().__init__()
         width, steps = maps_shape
-        flatten_width, hidden_width = head_widths
+        flatten_width, hidden_width, dropout = head
         flatten_width = steps and flatten_width   # an mlp has no steps in a fixed number
         self.flatten = flatten_width and nn.Sequential(
             nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
@@ -368,7 +367,7 @@ class Net(nn.Module):
         self.rhythm = nn.Sequential(nn.Linear(features, 64), nn.ReLU())
         inputs = (flatten_width or 2 * width) + 64
         self.wide = nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(0.25), nn.Linear(inputs, outputs))
+            nn.BatchNorm1d(inputs), nn.Dropout(dropout), nn.Linear(inputs, outputs))
         self.deep = hidden_width and nn.Sequential(
             nn.BatchNorm1d(inputs), nn.Dropout(0.1), nn.Linear(inputs, hidden_width), nn.ReLU(),
             nn.BatchNorm1d(hidden_width), nn.Dropout(0.5), nn.Linear(hidden_width, outputs))
@@ -864,7 +863,7 @@ def make_net(examples, rows, recipe):
         "features": examples.features.shape[1],
         "samples": recipe.crop,
         "outputs": len(recipe.classes) + examples.statements.shape[1],
-        "head_widths": recipe.head_widths,
+        "head": recipe.head,
         **ARCHITECTURES[DATASET][MODEL],
     }
     net = Ensemble(**arguments)

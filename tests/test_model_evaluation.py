@@ -415,7 +415,7 @@ def random_inputs(rows, samples):
     torch.manual_seed(0)
     net = model_training.Ensemble(
         "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem_kernel=5,
-        stem_stride=2, head_widths=(None, None)).double().eval()
+        stem_stride=2, head=(None, None, 0.5)).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()

@@ -16,7 +16,7 @@ def make_net(dataset, model, samples=250, features=3, hidden_width=None):
     torch.manual_seed(0)
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
-        head_widths=(stage.RECIPES[dataset]["head_widths"][0], hidden_width),
+        head=(stage.RECIPES[dataset]["head"][0], hidden_width, 0.5),
         **stage.ARCHITECTURES[dataset][model])
 
 
@@ -66,7 +66,7 @@ def test_the_mlp_shares_its_layers_between_overlapping_windows():
 def test_an_ensemble_trains_each_net_alone_and_answers_with_their_mean(model):
     torch.manual_seed(0)
     ensemble = stage.Ensemble(
-        model, 3, channels=2, samples=250, features=3, outputs=5, head_widths=(None, None),
+        model, 3, channels=2, samples=250, features=3, outputs=5, head=(None, None, 0.5),
         **stage.ARCHITECTURES["mitbih"][model])
     ensemble.normalise_signals.spread += 1
     ensemble.normalise_features.mean += 2
