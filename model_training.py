@@ -72,7 +72,7 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head": (64, None, 0.5), "ensemble_size": 3,
+        "class_weight_power": 0.25, "head": (64, None, 0.25), "ensemble_size": 3,
         "hold_out": False,
     },
     "ptbxl": {
