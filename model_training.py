@@ -792,7 +792,7 @@ def load_checkpoint(data, model, strips=False):
         checkpoint.header = SimpleNamespace(**checkpoint.header)
         if checkpoint.model != model:
             raise ValueError(f"it holds a {checkpoint.model}")
-        net = Ensemble(**checkpoint.net_arguments)
+        net = Ensemble(model, **checkpoint.net_arguments)
         net.load_state_dict(checkpoint.weights)
     except FileNotFoundError:
         raise SystemExit(f"{path} is not in this folder. {make}") from None
@@ -859,7 +859,7 @@ def choose_recipe(data, changes):
 def make_net(examples, rows, recipe):
     """A new net that normalises by the statistics of the training rows -> net, its arguments."""
     arguments = {
-        "model": MODEL, "ensemble_size": recipe.ensemble_size,
+        "ensemble_size": recipe.ensemble_size,
         "channels": examples.signals.shape[1],
         "features": examples.features.shape[1],
         "samples": recipe.crop,
@@ -867,7 +867,7 @@ def make_net(examples, rows, recipe):
         "head": recipe.head,
         **ARCHITECTURES[DATASET][MODEL],
     }
-    net = Ensemble(**arguments)
+    net = Ensemble(MODEL, **arguments)
     net.normalise_signals.fit(examples.signals, rows["train"])
     net.normalise_features.fit(examples.features, rows["train"])
     return net, arguments

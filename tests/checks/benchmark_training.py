@@ -92,7 +92,7 @@ def training_here():
         seconds.append(time.perf_counter() - began)
         return loss
 
-    settings = {"epochs": model_training.RECIPES["mitbih"]["epochs"]}   # one member
+    settings = {"epochs": model_training.RECIPES["mitbih"]["epochs"]}   # of one net
     arrays = list(Path.cwd().glob("mitbih_*.npy"))
     with (tempfile.TemporaryDirectory() as folder, chdir(folder),   # checkpoints stay as they are
           changed(model_training, train_epoch=timed)):

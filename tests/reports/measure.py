@@ -26,13 +26,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import crossvalidate
 import harness
 import numpy as np
 import pandas as pd
 import runs
 import wfdb
 from matplotlib.figure import Figure
-from sklearn.metrics import f1_score
+from sklearn.metrics import confusion_matrix
 
 import model_evaluation
 import model_training
@@ -165,7 +166,7 @@ def train_and_evaluate(code, settings):
     choice = {key: constants[key] for key in ("DATASET", "MODEL")}
     evaluation = runs.cost_of(harness.run_stage, model_evaluation, **choice)
     checkpoint = model_training.load_pth("{DATASET}_{MODEL}_model.pth".format(**choice))
-    net = model_training.Ensemble(**checkpoint["net_arguments"])
+    net = model_training.Ensemble(choice["MODEL"], **checkpoint["net_arguments"])
     runs.save_run(
         code, settings, parameters=sum(weights.numel() for weights in net.parameters()),
         training_rows=counts["train"], training_peak_gb=peak,
@@ -254,8 +255,8 @@ def mean_over_records(folder):
     [path] = folder.glob("*_predictions.csv")
     scores = []
     for _, beats in pd.read_csv(path, dtype={"record": str}).groupby("record"):
-        present = sorted(set(beats["true"]) & set("NSV"))
-        scores.append(f1_score(beats["true"], beats["called"], labels=present, average="macro"))
+        matrix = confusion_matrix(beats["true"], beats["called"], labels=list("NSVFQ"))
+        scores.append(np.nanmean(crossvalidate.f1_of(matrix)[:3]))
     return np.mean(scores)
 
 
