@@ -614,7 +614,8 @@ def validation_score(probability, targets):
 def fit(net, examples, rows, recipe, header, name):
     """Trains the net -> history, a dict for each epoch.
 
-    The last epoch is kept: the learning rate ends at 0 there, and validation chooses nothing.
+    The last epoch is kept: the learning rate ends at 0 there, and validation chooses nothing. It
+    takes place after every fourth epoch, counted from the last.
     """
     targets = examples.targets[rows["validation"]]
     run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
@@ -639,7 +640,7 @@ def fit(net, examples, rows, recipe, header, name):
         if not is_main_process():
             continue
         history.append({"epoch": epoch, "loss": loss})
-        if len(targets):
+        if len(targets) and (recipe.epochs - epoch) % 4 == 0:
             logits = predict(
                 net, examples.signals, examples.features, rows["validation"], recipe.crop)
             history[-1]["validation score"] = validation_score(

@@ -1,6 +1,7 @@
 """Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
 import functools
+import gc
 import os
 
 os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait more than they work
@@ -13,6 +14,11 @@ import preprocess_ptbxl
 
 MITBIH = "mit-bih-arrhythmia-database-1.0.0"
 PTBXL = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
+
+
+def pytest_collection_finish():
+    """Takes what is imported out of garbage collection, which would look at it in every test."""
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

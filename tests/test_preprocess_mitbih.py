@@ -1,5 +1,6 @@
 """preprocess_mitbih.py on simulated records whose beats are known by construction."""
 
+import copy
 import hashlib
 import random
 import shutil
@@ -31,10 +32,19 @@ BEATS = "NLRBejnAaJSVErF/fQ?"
 ARRAYS = ("signals", "labels", "metadata", "annotations", "records")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with four records of 20 s, and dict of record -> (samples, symbols)."""
+    folder = tmp_path_factory.mktemp("mitbih")
+    return folder, simulate.write_mitbih(folder, records=RECORDS, seconds=20)
+
+
 @pytest.fixture
-def database(work):
-    """Four records of 20 s -> dict of record -> (samples, symbols) of all annotations."""
-    return simulate.write_mitbih(work / MITBIH, records=RECORDS, seconds=20)
+def database(work, written):
+    """A copy of the four records -> dict of record -> (samples, symbols) of all annotations."""
+    folder, annotations = written
+    shutil.copytree(folder, work / MITBIH)
+    return copy.deepcopy(annotations)
 
 
 def run(name="mitbih", **constants):

@@ -28,10 +28,19 @@ DATABASE = Path(PTBXL, "ptbxl_database.csv")
 STATEMENTS = Path(PTBXL, "scp_statements.csv")
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A folder with forty records, the first one marked as simulated, and ptbxl_database.csv."""
+    folder = tmp_path_factory.mktemp("ptbxl")
+    return folder, write_ptbxl(folder, records=40)
+
+
 @pytest.fixture
-def table(work):
-    """Forty records, the first one marked as simulated -> ptbxl_database.csv as written."""
-    return write_ptbxl(work / PTBXL, records=40)
+def table(work, written):
+    """A copy of the forty records -> ptbxl_database.csv as written."""
+    folder, table = written
+    shutil.copytree(folder, work / PTBXL)
+    return table.copy()
 
 
 @pytest.fixture
