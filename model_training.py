@@ -79,9 +79,9 @@ RECIPES = {
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
-        "epochs": 12, "batch_size": 128,
+        "epochs": 24, "batch_size": 128,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},
-        "head": (None, None, 0.0), "ensemble_size": 1, "hold_out": True,
+        "head": (None, None, 0.25), "ensemble_size": 1, "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
@@ -102,8 +102,8 @@ ARCHITECTURES = {
         "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0},   # parts of the crop
     },
     "ptbxl": {
-        "cnn": {"widths": [64, 128, 128, 256], "stem_kernel": 9, "stem_stride": 2},
-        "lstm": {"width": 80, "stem_stride": 2},
+        "cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
+        "lstm": {"width": 64, "stem_stride": 2},
         "mlp": {"widths": [512, 512], "window": 0.4, "step": 0.05},
     },
 }
