@@ -826,7 +826,7 @@ def plot_history(history, title, path):
     """List of epochs -> PNG of the loss, and of the validation score, by epoch."""
     table = pd.DataFrame(history).set_index("epoch")
     figure = Figure(figsize=(4 * len(table.columns), 3.5), layout="constrained")
-    table.plot(ax=figure.subplots(1, len(table.columns)), subplots=True, style="k-o")
+    table.plot(ax=figure.subplots(1, len(table.columns)), subplots=True, style="ko")
     figure.suptitle(title)
     figure.savefig(path, dpi=150, format="png")
 
