@@ -5,8 +5,7 @@ Writes  {dataset}_{model}_model.pth      weights, and all that a later stage mus
         {dataset}_{model}_strips_model.pth   the same of a second net, for the other database
         {dataset}_{model}_training.png   loss and validation score by epoch
         {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
-Takes   3 minutes for MIT-BIH; 7 for PTB-XL at 100 Hz, or 13 on a CPU without bfloat16 (cnn, both
-        nets, two cores).
+Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
 
 Several GPUs or machines: torchrun --nproc-per-node=2 model_training.py
 """

@@ -8,7 +8,7 @@ the names of some groups of runs:
 mitbih          three models, five seeds, each tested on annotated beats, on detected beats and
                 on beats whose marks were moved: half an hour on two cores
 ptbxl           three models, one seed: a quarter of an hour
-ptbxl_seeds     three models, three seeds, and ensembles: fifty minutes
+ptbxl_seeds     three models, three seeds, and ensembles: forty-five minutes
 random          MIT-BIH, cnn, three seeds, a random split of beats, which leaks patients
 learning_curve  PTB-XL, cnn, some of the training patients
 
