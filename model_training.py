@@ -459,7 +459,7 @@ class Ensemble(nn.Module):
 
 def crop_starts(samples, crop):
     """Length of a record and of a crop -> starts of the half-overlapping crops that cover it."""
-    return sorted({*range(0, samples - crop + 1, crop // 2), samples - crop})
+    return [*range(0, samples - crop, crop // 2 or 1), samples - crop]
 
 
 def crop_logits(net, signals, features, crop):
@@ -478,7 +478,7 @@ def predict(net, signals, features, rows, crop, batch=512):
     """
     net.eval()
     rows = torch.from_numpy(rows).to(signals.device)
-    parts = rows.split(batch * crop // signals.shape[2])
+    parts = rows.split(batch * crop // signals.shape[2] or 1)
     logits = [crop_logits(net, signals[part], features[part], crop) for part in parts]
     return torch.cat(logits).cpu()
 
