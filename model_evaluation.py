@@ -376,7 +376,7 @@ def by_lead(scored, attribution):
     rows, _, samples = attribution.shape
     leads = len(scored.recipe.leads)
     size = attribution.view(rows, -1, leads, samples).sum(dim=1).abs()
-    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
+    smoothing = round(0.02 * scored.data.header.sampling_rate)
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 

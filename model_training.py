@@ -301,10 +301,8 @@ class Normalise(nn.Module):
         """
         values = values[torch.from_numpy(rows[::len(rows) // 4000 + 1])]
         values = values.transpose(0, 1).flatten(1)
-        mean = values.mean(dim=1, keepdim=True)
-        variance = (values - mean).square().mean(dim=1)
-        self.mean.view(-1)[:] = mean[:, 0]
-        self.spread.view(-1)[:] = variance.clamp_min(1e-12).sqrt()
+        self.mean.view(-1)[:] = values.mean(dim=1)
+        self.spread.view(-1)[:] = values.std(dim=1, correction=0).clamp_min(1e-6)
 
     def forward(self, x):
         return (x - self.mean) / self.spread
@@ -501,11 +499,19 @@ def class_logits(logits, recipe, members=None):
 
 
 def probabilities(logits, recipe, members=None):
-    """(n, outputs) logits -> (n, classes) float64: softmax for multiclass, else sigmoid."""
-    logits = class_logits(logits, recipe, members)
-    if recipe.task == "multilabel":
-        return torch.sigmoid(logits).numpy()
-    return torch.softmax(logits, dim=1).numpy()
+    """(n, outputs) logits -> (n, classes) float64: softmax for multiclass, else sigmoid.
+
+    With task_members, given that a row has one of the task's labels, as every row of a task has:
+    the probability of a class over that of any.
+    """
+    of_class = class_logits(logits, recipe, members)
+    if recipe.task == "multiclass":
+        return of_class.softmax(dim=1).numpy()
+    chance = of_class.sigmoid()
+    if members is not None:
+        any_label = members.any(axis=1, keepdims=True)
+        chance /= class_logits(logits, recipe, any_label).sigmoid()
+    return chance.numpy()
 
 
 # ---- Training ----
@@ -587,7 +593,7 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
             logits = net(signals, features)
         losses = [loss_function(of_net, targets, statements) for of_net in logits]
         loss = torch.stack(losses).mean()
-        optimiser.zero_grad(set_to_none=True)
+        optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
@@ -605,9 +611,9 @@ def validation_score(probability, targets):
     """
     if targets.ndim == 2:
         pairs = [(true, p) for true, p in zip(targets.T, probability.T) if true.min() < true.max()]
-        return float(np.mean([roc_auc_score(*pair) for pair in pairs]))
-    return float(f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
-                          labels=[0, 1, 2]))
+        return np.mean([roc_auc_score(*pair) for pair in pairs])
+    return f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
+                    labels=[0, 1, 2])
 
 
 def fit(net, examples, rows, recipe, header, name):
@@ -642,8 +648,8 @@ def fit(net, examples, rows, recipe, header, name):
         if len(targets) and not (recipe.epochs - epoch) % 4:
             logits = predict(
                 net, examples.signals, examples.features, rows["validation"], recipe.crop)
-            history[-1]["validation score"] = validation_score(
-                probabilities(logits, recipe), targets.cpu().numpy())
+            history[-1]["validation score"] = float(validation_score(
+                probabilities(logits, recipe), targets.cpu().numpy()))
         print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
               f"{time.perf_counter() - began:.1f} s", flush=True)
         save_state(state_path, run, (net, optimiser, schedule), history)

@@ -110,17 +110,21 @@ def test_probabilities_are_those_of_the_classes_alone():
     np.testing.assert_allclose(multiclass, np.exp(first) / np.exp(first).sum(1, keepdims=True))
 
 
-def test_a_class_of_a_task_is_the_noisy_or_of_its_statements():
+def test_a_class_of_a_task_is_the_noisy_or_of_its_statements_given_that_one_is_there():
     header = SimpleNamespace(
         statement_names=["IMI", "AMI", "NORM"],
-        tasks={"superdiagnostic": {"MI": ["AMI", "IMI"], "NORM": ["NORM"]}})
+        tasks={"superdiagnostic": {"MI": ["AMI", "IMI"], "NORM": ["NORM"]},
+               "form": {"AMI": ["AMI"]}})
     members = stage.task_members(header, "superdiagnostic")
     np.testing.assert_array_equal(members, [[True, False], [True, False], [False, True]])
     recipe = SimpleNamespace(task="multilabel", classes=header.statement_names)
     logits = torch.tensor([[-30.0, -40.0, 20.0], [1.0, -2.0, 0.5], [60.0, 3.0, -90.0]])
     p = 1 / (1 + np.exp(-logits.double().numpy()))
     expected = np.stack([1 - (1 - p[:, 0]) * (1 - p[:, 1]), p[:, 2]], axis=1)
+    any_label = 1 - (1 - p).prod(axis=1, keepdims=True)
     np.testing.assert_allclose(
-        stage.probabilities(logits, recipe, members), expected, rtol=1e-9, atol=1e-15)
+        stage.probabilities(logits, recipe, members), expected / any_label, rtol=1e-9, atol=1e-15)
+    only = stage.probabilities(logits, recipe, stage.task_members(header, "form"))
+    np.testing.assert_allclose(only, 1)   # a row of a task with one label has that label
     alone = stage.class_logits(logits, recipe, members)[:, 1]   # as the statement itself
     np.testing.assert_allclose(alone, logits[:, 2].double(), rtol=1e-9)
