@@ -373,10 +373,9 @@ def by_lead(scored, attribution):
 
     The channels of a lead (the relative beat, its difference) add up: its voltage moves both.
     """
-    rows, _, samples = attribution.shape
     leads = len(scored.recipe.leads)
-    size = attribution.view(rows, -1, leads, samples).sum(dim=1).abs()
-    smoothing = round(0.02 * scored.data.header.sampling_rate)
+    size = attribution.unflatten(1, (-1, leads)).sum(dim=1).abs()
+    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 
