@@ -211,13 +211,12 @@ def crop_inputs(signals, positions, recipe):
 
 def score_strips(checkpoint, net, strips):
     """Strips -> those with a beat: truth, scores (log odds) and place; notes, left_out."""
-    header = checkpoint.header
+    statements = checkpoint.header.statement_names   # the last outputs
     tables = []
     count = len(strips.truth)
     for rows in np.array_split(np.arange(count), count // 2000 + 1):   # memory stays flat
         inputs, number, notes = inputs_of(checkpoint.recipe, strips, rows)
         logits = predict(net, *inputs, np.arange(len(number)), checkpoint.recipe.crop)
-        statements = header.statement_names   # the last outputs
         logits = pd.DataFrame(logits[:, -len(statements):], columns=statements)
         tables.append(answers(logits.groupby(rows[number])))
     scores = pd.concat(tables)
@@ -225,12 +224,12 @@ def score_strips(checkpoint, net, strips):
     truth = strips.truth.loc[scores.index, scores.columns]
     place = strips.place.loc[scores.index]
     pieces = [place["record"], place["sample"]]   # of a 12-lead record, which has the largest score
-    without_beat = Counter({"strips without a beat": count - len(scores)})
     return SimpleNamespace(
         truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
         scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
         place=place.drop_duplicates(["record", "sample"], ignore_index=True),
-        notes=notes + strips.notes, left_out=strips.left_out + without_beat)
+        notes=notes + strips.notes,
+        left_out=strips.left_out + Counter({"strips without a beat": count - len(scores)}))
 
 
 def answers(logits):
@@ -364,8 +363,8 @@ def scores_table(results):
     """Dict of side -> result -> table of one row a strip or beat: place, truth, scores."""
     tables = []
     for side, result in results.items():
-        called = result.scores["abnormal"] >= result.threshold
-        table = result.place.assign(side=side, called=called)
+        table = result.place.assign(
+            side=side, called=result.scores["abnormal"] >= result.threshold)
         tables.append(table.join([result.truth.add_suffix(" truth"),
                                   result.scores.add_suffix(" score")]))
     return pd.concat(tables)
@@ -378,13 +377,12 @@ def call_beats(checkpoint, net, data):
     rows = np.arange(len(data.labels))
     logits, sentence = beat_logits(checkpoint, net, data, rows)
     print(f"{sentence}; beats: {data.header.r_peaks}")
-    names = checkpoint.header.class_names
     probability = probabilities(logits, checkpoint.recipe)
     beats = called_beats(data, rows, probability)
     beats["time"] = data.metadata["sample"][beats.index] / data.header.sampling_rate   # s
     beats["RR"] = beats.groupby("record")["time"].diff()                               # s
     beats["probability"] = probability.max(axis=1)[beats.index]
-    return beats.join(pd.DataFrame(probability, columns=names))
+    return beats.join(pd.DataFrame(probability, columns=checkpoint.header.class_names))
 
 
 def hourly_table(beats):
@@ -492,13 +490,13 @@ def main():
         annotate(checkpoint, net, target, title, name)
         return
     results = compare(checkpoint, net, source, target)
-    if not (results["cross-domain"].truth == 1).any(axis=None):
+    away = results["cross-domain"]
+    if not (away.truth == 1).any(axis=None):
         with new_files(f"{name}_cross.csv") as [path]:
             scores_table(results).to_csv(path, index=False)
         print(f"{target.name} has no positive labels: nothing was scored. Wrote {name}_cross.csv")
         return
     tables = cross_tables(results)
-    away = results["cross-domain"]
     if hasattr(away, "scored"):
         tables |= make_tables(away.scored)
     with new_files(*(f"{name}_cross.{ending}" for ending in ("json", "csv", "png"))) as paths:

@@ -72,7 +72,7 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head": (64, None, 0.25), "ensemble_size": 3,
+        "class_weight_power": 0.25, "head": (64, None, 0.25), "ensemble_size": 5,
         "hold_out": False,
     },
     "ptbxl": {
@@ -98,12 +98,12 @@ ARCHITECTURES = {
     "mitbih": {
         "cnn": {"widths": [32, 48, 64], "stem_kernel": 11, "stem_stride": 3},
         "lstm": {"width": 48, "stem_stride": 3},
-        "mlp": {"widths": [256, 128], "window": 1.0, "step": 1.0},   # parts of the crop
+        "mlp": {"widths": [256, 128]},
     },
     "ptbxl": {
         "cnn": {"widths": [48, 96, 96, 192], "stem_kernel": 9, "stem_stride": 2},
         "lstm": {"width": 64, "stem_stride": 2},
-        "mlp": {"widths": [512, 512], "window": 0.4, "step": 0.05},
+        "mlp": {"widths": [512, 512], "window": 0.4, "step": 0.05},   # parts of the crop
     },
 }
 
@@ -415,7 +415,7 @@ class MLP(Net):
     A beat is one window. In a crop of a record, many windows overlap.
     """
 
-    def __init__(self, *, channels, samples, widths, window, step, **shared):
+    def __init__(self, *, channels, samples, widths, window=1.0, step=1.0, **shared):
         super().__init__((widths[-1], None), **shared)
         self.window = round(window * samples)
         self.step = round(step * samples)
@@ -435,10 +435,10 @@ MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
 
 
 class Ensemble(nn.Module):
-    """Nets of one model that learn from the same batches, each from first weights of its own.
+    """Nets of one model, each with first weights and batches of its own.
 
-    (n, channels, samples), (n, features) -> logits: in training those of each net,
-    (ensemble_size, n, outputs), else their mean, (n, outputs), which depends less on the seed.
+    (n, channels, samples), (n, features) -> (n, outputs) logits. In training, each net gets an
+    equal part of the rows; else all of them, and the mean of the nets depends less on the seed.
     """
 
     def __init__(self, model, ensemble_size, **arguments):
@@ -449,8 +449,10 @@ class Ensemble(nn.Module):
 
     def forward(self, signals, features):
         inputs = self.normalise_signals(signals), self.normalise_features(features)
-        logits = torch.stack([net(*inputs) for net in self.nets])
-        return logits if self.training else logits.mean(dim=0)
+        if self.training:
+            parts = zip(*(values.tensor_split(len(self.nets)) for values in inputs))
+            return torch.cat([net(*part) for net, part in zip(self.nets, parts)])
+        return torch.stack([net(*inputs) for net in self.nets]).mean(dim=0)
 
 
 # ---- Inference: the one path of training, evaluation and cross-dataset validation ----
@@ -591,13 +593,12 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
         with torch.autocast(signals.device.type, torch.bfloat16,
                             enabled=signals.is_cuda or fast):
             logits = net(signals, features)
-        losses = [loss_function(of_net, targets, statements) for of_net in logits]
-        loss = torch.stack(losses).mean()
+        loss = loss_function(logits, targets, statements)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
         schedule.step()
-        total = total + loss.detach()              # no .item(): a GPU would wait for it
+        total += loss.detach()   # no .item(): a GPU would wait for it
         count += 1
     if not torch.isfinite(total):
         raise SystemExit("the training loss is infinite: lower the learning_rate in RECIPES")
@@ -625,9 +626,9 @@ def fit(net, examples, rows, recipe, header, name):
     targets = examples.targets[rows["validation"]]
     run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
     state_path = Path(f"{name}_state.pth")
-    batch_size = min(recipe.batch_size, len(rows["train"]))
-    model, train_rows, batch_size = divide_work(net, rows["train"], batch_size)
-    net = getattr(model, "module", model)
+    nets = len(net.nets)   # each of them sees each row about once in an epoch
+    batch_size = nets * min(recipe.batch_size, len(rows["train"]))
+    model, train_rows, batch_size = divide_work(net, np.tile(rows["train"], nets), batch_size)
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
@@ -908,7 +909,7 @@ def train(data, device, name, changes):
     checkpoint = {
         "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
         "net_arguments": arguments,
-        "weights": {part: value.cpu() for part, value in net.state_dict().items()},
+        "weights": net.cpu().state_dict(),
         "history": history, "thresholds": thresholds,
         "versions": {"torch": str(torch.__version__)},
     }

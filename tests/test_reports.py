@@ -417,9 +417,19 @@ def test_cross_validation_pools_the_beats_of_all_groups():
     assert len(crossvalidate.figures_of(trainings)) == 0
 
 
+def test_a_change_is_one_of_the_recipe_or_of_the_architecture():
+    assert crossvalidate.parse_settings(["epochs=3", "learning_rate=0.1"], "ptbxl", "mlp") == {
+        "as it is": {}, "epochs=3 learning_rate=0.1": {
+            "RECIPES": {"ptbxl": {"epochs": 3, "learning_rate": {"mlp": 0.1}}}}}
+    assert crossvalidate.parse_change("epochs=3", "ptbxl", "cnn", "STRIPS") == {
+        "STRIPS": {"ptbxl": {"epochs": 3}}}
+    assert crossvalidate.parse_change("widths=[4, 8]", "mitbih", "cnn") == {
+        "ARCHITECTURES": {"mitbih": {"cnn": {"widths": [4, 8]}}}}
+
+
 def test_an_unknown_setting_is_refused():
     with pytest.raises(SystemExit, match="epoch'.*expected one of .*epochs"):
-        crossvalidate.parse_change("epoch=3", "cnn")
+        crossvalidate.parse_change("epoch=3", "mitbih", "cnn")
 
 
 # ---- resnet1d_wang.py ----

@@ -74,7 +74,7 @@ def usual_epoch(net, loader, optimiser):
     total = 0.0
     for signals, features, targets in loader:
         optimiser.zero_grad()
-        logits = net(signals, features).flatten(0, -2)   # of an ensemble of one net, too
+        logits = net(signals, features)
         loss = nn.functional.cross_entropy(logits, targets)
         loss.backward()
         optimiser.step()

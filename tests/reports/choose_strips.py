@@ -1,7 +1,7 @@
 """Compares a changed recipe of the net for strips with the recipe as it is, on rows for choices.
 
 Run it in a folder with the .npy files of both databases, with the name of the dataset that trains,
-the name of a model and changes of STRIPS:
+the name of a model and changes of STRIPS or ARCHITECTURES:
 
     python tests/reports/choose_strips.py mitbih cnn lead_dropout=0.5 epochs=2
 
@@ -28,11 +28,11 @@ SEEDS = [0, 1]
 OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
 
 
-def train(data, model, seed, changes):
-    """Dataset, model, seed, changes of STRIPS -> checkpoint and net for strips."""
+def train(data, model, seed, constants):
+    """Dataset, model, seed, changed constants -> checkpoint and net for strips."""
     with (runs.scratch_folder(),
           harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed,
-                          STRIPS={data.name: changes})):
+                          **constants)):
         name = f"{data.name}_{model}_strips"
         model_training.train(data, model_training.start_processes(), name,
                              model_training.STRIPS[data.name])
@@ -61,13 +61,13 @@ def main():
     source, model, *changes = sys.argv[1:] or ["mitbih"]
     check_choice("dataset", source, OTHER)
     check_choice("model", model, model_training.MODELS)
-    settings = crossvalidate.parse_settings(changes, model)
+    settings = crossvalidate.parse_settings(changes, source, model, "STRIPS")
     data = load_dataset(source)
     strips = strips_for_choices(load_dataset(OTHER[source]))
     columns = {}
-    for setting, recipe in settings.items():
+    for setting, constants in settings.items():
         for seed in SEEDS:
-            auc = auc_of(*train(data, model, seed, recipe), strips)
+            auc = auc_of(*train(data, model, seed, constants), strips)
             columns[f"{setting}, seed {seed}"] = {
                 name: runs.text_of(value) for name, value in auc.items()}
             print(pd.DataFrame(columns).to_string(), flush=True)

@@ -1,6 +1,7 @@
 """Compares a changed recipe of PTB-XL with the recipe as it is, on fold 9.
 
-Run it in a folder with the ptbxl_*.npy files, with the name of a model and changes of RECIPES:
+Run it in a folder with the ptbxl_*.npy files, with the name of a model and changes of RECIPES or
+ARCHITECTURES:
 
     python tests/reports/choose_tasks.py cnn epochs=18 batch_size=64
 
@@ -25,12 +26,11 @@ from preprocess_mitbih import check_choice, load_dataset
 SEEDS = [0, 1, 2]
 
 
-def auc_of(data, model, seed, recipe):
-    """Dataset, model, seed, changes of the recipe -> dict of task -> macro AUC of fold 9."""
+def auc_of(data, model, seed, constants):
+    """Dataset, model, seed, changed constants -> dict of task -> macro AUC of fold 9."""
     with runs.scratch_folder():
         harness.run_stage(model_training, DATASET="ptbxl", MODEL=model, SEED=seed,
-                          SECOND_NET=False, RECIPES={"ptbxl": recipe},
-                          load_dataset=lambda name: data)
+                          SECOND_NET=False, load_dataset=lambda name: data, **constants)
         checkpoint, net = model_training.load_checkpoint(data, model)
     rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
     inputs = model_training.dataset_inputs(data, checkpoint.recipe)
@@ -46,12 +46,12 @@ def auc_of(data, model, seed, recipe):
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
     check_choice("model", model, model_training.MODELS)
-    settings = crossvalidate.parse_settings(changes, model)
+    settings = crossvalidate.parse_settings(changes, "ptbxl", model)
     data = load_dataset("ptbxl")
     table = pd.DataFrame(columns=list(data.header.tasks))
-    for setting, recipe in settings.items():
+    for setting, constants in settings.items():
         for seed in SEEDS:
-            auc = auc_of(data, model, seed, recipe)
+            auc = auc_of(data, model, seed, constants)
             table.loc[f"{setting}, seed {seed}"] = {
                 task: runs.text_of(value) for task, value in auc.items()}
             print(table.to_string(), flush=True)

@@ -1,8 +1,10 @@
 """Compares a changed recipe with the recipe as it is, by cross-validation over DS1's patients.
 
-Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES:
+Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES or
+ARCHITECTURES:
 
     python tests/reports/crossvalidate.py cnn epochs=8 signal_noise=2.0
+    python tests/reports/crossvalidate.py cnn stem_kernel=31
 
 Choices for MIT-BIH are made here, and never on DS2: only the rows of DS1 are kept in memory. Each
 of GROUPINGS divides DS1's patients at random into GROUPS groups. A model is trained on all groups
@@ -16,6 +18,7 @@ results/crossvalidation/{setting}.md.
 """
 
 import ast
+import functools
 import json
 import sys
 import time
@@ -38,24 +41,30 @@ FOLDER = Path("results/crossvalidation")
 
 # ---- Settings ----
 
-def parse_change(text, model):
-    """Text "name=value", model -> dict of one setting. Stops if RECIPES has no such name."""
+def parse_change(text, dataset, model, table="RECIPES"):
+    """Text "name=value", dataset, model -> the constant of model_training that it changes.
+
+    table: the one that a change of the recipe goes to. Stops if there is no such name.
+    """
     name, _, value = text.partition("=")
-    recipe = model_training.RECIPES["mitbih"]
-    check_choice("name of a change", name, [name for name in recipe if name != "hold_out"])
+    recipe = model_training.RECIPES[dataset]
+    architecture = model_training.ARCHITECTURES[dataset][model]
+    check_choice("name of a change", name, [name for name in (*recipe, *architecture)
+                                            if name != "hold_out"])
     value = ast.literal_eval(value)
-    if isinstance(recipe[name], dict) and not isinstance(value, dict):
+    if name in architecture:
+        return {"ARCHITECTURES": {dataset: {model: {name: value}}}}
+    if isinstance(recipe[name], dict):
         value = {model: value}   # learning_rate=4e-3
-    return {name: value}
+    return {table: {dataset: {name: value}}}
 
 
-def parse_settings(changes, model):
-    """List of "name=value", model -> dict of setting -> its changes; first, none at all."""
+def parse_settings(changes, dataset, model, table="RECIPES"):
+    """List of "name=value" -> dict of setting -> its constants; first, no change at all."""
     settings = {"as it is": {}}
     if changes:
-        settings[" ".join(changes)] = {
-            name: value for change in changes
-            for name, value in parse_change(change, model).items()}
+        constants = [parse_change(change, dataset, model, table) for change in changes]
+        settings[" ".join(changes)] = functools.reduce(harness.merged, constants)
     return settings
 
 
@@ -77,7 +86,7 @@ def divide_patients(data, grouping):
             for part in np.array_split(patients, GROUPS)]
 
 
-def train(data, model, recipe, group, seed):
+def train(data, model, constants, group, seed):
     """Trains without a group of records, calls their beats -> dict of record -> confusion matrix.
 
     (classes, classes) numbers of beats, by truth and call. The group is the validation side, and
@@ -97,7 +106,8 @@ def train(data, model, recipe, group, seed):
           harness.changed(model_training, fit=recording_fit, load_dataset=lambda name: data)):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
-            VALIDATION_RECORDS=group, RECIPES={"mitbih": recipe | {"hold_out": True}})
+            VALIDATION_RECORDS=group,
+            **harness.merged(constants, {"RECIPES": {"mitbih": {"hold_out": True}}}))
     confusion = {}
     classes = len(data.header.class_names)   # one more with detected beats
     for record in group:
@@ -117,7 +127,7 @@ def read_trainings(path):
     return {tuple(line["key"]): line["records"] for line in lines}
 
 
-def make_trainings(data, model, recipe, path):
+def make_trainings(data, model, constants, path):
     """Makes every training that has no line in the file yet -> table of figures_of."""
     done = read_trainings(path)
     for grouping in GROUPINGS:
@@ -127,7 +137,7 @@ def make_trainings(data, model, recipe, path):
                 if key in done:
                     continue
                 began = time.perf_counter()
-                done[key] = train(data, model, recipe, group, seed)
+                done[key] = train(data, model, constants, group, seed)
                 seconds = time.perf_counter() - began
                 with open(path, "a") as file:
                     line = {"key": key, "seconds": seconds, "records": done[key]}
@@ -187,14 +197,14 @@ def comparison(tables):
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
     check_choice("model", model, model_training.MODELS)
-    settings = parse_settings(changes, model)
+    settings = parse_settings(changes, "mitbih", model)
     data = ds1_only(load_dataset("mitbih"))
     FOLDER.mkdir(parents=True, exist_ok=True)
     tables = {}
-    for setting, recipe in settings.items():
+    for setting, constants in settings.items():
         stem = f"{model} {setting}".replace(" ", "_")
         path = FOLDER / f"{stem}_{runs.code_version()}.jsonl"
-        tables[setting] = make_trainings(data, model, recipe, path)
+        tables[setting] = make_trainings(data, model, constants, path)
     title = f"{model}, cross-validation over DS1: {len(GROUPINGS)} groupings, {len(SEEDS)} seeds"
     source = {"header": vars(data.header), "recipe": {"split": "inter_patient"}}
     runs.write_report(FOLDER / f"{stem}.md", {title: runs.markdown(comparison(tables))}, [source])
