@@ -15,17 +15,16 @@ from wfdb.processing import xqrs_detect
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import harness  # noqa: F401  puts the scripts on the module path
 
-from cross_dataset_validation import detect_beats, mitbih_strips
+from cross_dataset_validation import mitbih_strips
 from model_training import choose_sides
-from preprocess_mitbih import load_dataset, resample
+from preprocess_mitbih import detect_beats, load_dataset, resample
 
 XQRS_EVERY = 13   # XQRS is slow: it gets every 13th strip
 
 
 def xqrs(signals, rate):
-    """(n, leads, samples) -> list of n arrays of positions in the first lead."""
-    return [np.array(xqrs_detect(strip[0].astype(float), rate, verbose=False), dtype=int)
-            for strip in signals]
+    """(leads, samples) -> (k,) positions of the beats in the first lead."""
+    return np.array(xqrs_detect(signals[0].astype(float), rate, verbose=False), dtype=int)
 
 
 def compare(detected, annotated):
@@ -53,7 +52,7 @@ def main():
                                  (detect_beats, 360, XQRS_EVERY), (xqrs, 360, XQRS_EVERY)):
         signals = resample(strips.signals[::step], strips.rate, rate)
         began = time.perf_counter()
-        detected = [beats / rate for beats in detector(signals, rate)]
+        detected = [detector(strip, rate) / rate for strip in signals]
         milliseconds = 1000 * (time.perf_counter() - began) / len(signals)
         sensitivity, predictivity = compare(detected, annotated[::step])
         print(f"{detector.__name__:<14}{rate:>5}{len(signals):>8,}{sensitivity:>8.4f}"

@@ -43,16 +43,20 @@ def write_arrays(records):
         for rows in np.array_split(np.arange(records), records // 256 + 1):
             signals_file.append(chance.standard_normal((len(rows), 12, 5000), np.float32))
     labels = chance.integers(5, size=records)
+    names = preprocess_ptbxl.SUPERCLASSES
     metadata = np.zeros(records, [
-        ("ecg_id", "<i4"), ("patient", "U8"), ("fold", "i1"), ("superclasses", "i1", (5,)),
-        ("statements", "i1", (71,))])
-    metadata["patient"] = np.arange(records).astype(str)
+        ("record", "U8"), ("patient", "U8"), ("fold", "i1"), ("superclasses", "i1", (5,)),
+        ("statements", "i1", (5,)), ("beats", "<i2", (10,))])
+    metadata["record"] = metadata["patient"] = np.arange(records).astype(str)
     metadata["fold"] = np.arange(records) % 10 + 1
     metadata["superclasses"] = np.eye(5, dtype="i1")[labels]
+    metadata["statements"] = 101 * metadata["superclasses"] - 1   # 100, or -1 where absent
+    metadata["beats"] = np.arange(250, 5000, 500)
     save_array(paths["labels"], labels)
     save_array(paths["metadata"], metadata)
     save_header(paths, {
-        "dataset": "ptbxl", "class_names": preprocess_ptbxl.SUPERCLASSES,
+        "class_names": names, "statement_names": names,
+        "tasks": {"superdiagnostic": {name: [name] for name in names}},
         "leads": preprocess_ptbxl.LEADS, "sampling_rate": 500, "simulated": True})
 
 

@@ -1,4 +1,4 @@
-"""Times preprocess_ptbxl.read_signals against wfdb.rdsamp, in one run, and compares every sample.
+"""Times preprocess_ptbxl.read_record against wfdb.rdsamp, in one run, and compares every sample.
 
     python tests/checks/benchmark_reading.py [DATA_DIR]
 
@@ -42,12 +42,12 @@ def compare(folder):
     """Folder with PTB-XL -> sentence."""
     names = pd.read_csv(Path(folder, "ptbxl_database.csv"))["filename_lr"][:RECORDS]
     with changed(preprocess_ptbxl, DATA_DIR=folder, SAMPLING_RATE=100):
-        timed(preprocess_ptbxl.read_signals, names)   # the files are in the page cache from now on
-        ours, read = timed(preprocess_ptbxl.read_signals, names)
+        timed(preprocess_ptbxl.read_record, names)   # the files are in the page cache from now on
+        ours, read = timed(preprocess_ptbxl.read_record, names)
     plain, expected = timed(lambda name: wfdb.rdsamp(f"{folder}/{name}")[0], names)
     equal = all(np.array_equal(signals, physical.T.astype(np.float32))
-                for (signals, _), physical in zip(read, expected))
-    return (f"{len(names)} records: read_signals {ours:,.0f} records/s, wfdb.rdsamp "
+                for (([signals], _), physical) in zip(read, expected))
+    return (f"{len(names)} records: read_record {ours:,.0f} records/s, wfdb.rdsamp "
             f"{plain:,.0f} records/s, ratio {ours / plain:.1f}, bit-equal: {equal}")
 
 

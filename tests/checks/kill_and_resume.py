@@ -31,7 +31,7 @@ def train(folder, dataset, kill_after=None, **constants):
     lines = []
     for line in process.stdout:
         lines.append(line)
-        if line.startswith(f"epoch {kill_after:>2}" if kill_after else "never"):
+        if line.startswith(f"epoch {kill_after} " if kill_after else "never"):
             time.sleep(1.5 * random.random() * float(line.split()[-2]))   # s: up to 1.5 epochs
             process.kill()
     output = "".join(lines)

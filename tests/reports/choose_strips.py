@@ -58,7 +58,7 @@ def auc_of(checkpoint, net, strips):
 
 
 def main():
-    source, model, *changes = sys.argv[1:] or ["mitbih"]
+    source, model, *changes = sys.argv[1:] or ["mitbih", "cnn"]
     check_choice("dataset", source, OTHER)
     check_choice("model", model, model_training.MODELS)
     settings = crossvalidate.parse_settings(changes, source, model, "STRIPS")
