@@ -31,7 +31,6 @@ from model_evaluation import (
     print_tables,
     ratio,
     resample_patients,
-    save_figure,
     score_rows,
     summarise,
     to_json,
@@ -49,6 +48,7 @@ from model_training import (
     probabilities,
     record_inputs,
     rows_by_context,
+    save_figure,
     split_rows,
     warnings_of,
 )
@@ -87,9 +87,10 @@ def mitbih_strips(data, records):
     length = 10 * header.sampling_rate
     voltage = data.records.reshape(len(data.records), -1)
     ends = np.cumsum([record["samples"] for record in header.records])
-    every = pd.DataFrame({field: data.metadata[field] for field in ("record", "sample")})
+    every = pd.DataFrame(data.metadata[["record", "sample"]])
     found = data.metadata["statements"] >= 0
-    is_normal = (data.metadata["symbol"] == "N") & np.isin(data.metadata["rhythm"], ["(N", ""])
+    is_normal = (np.isin(data.metadata["symbol"], ["N", ""])
+                 & np.isin(data.metadata["rhythm"], ["(N", ""]))
     signals, beats, shares, normal, place = [], [], [], [], []
     for (number, strip), inside in every.groupby(["record", every["sample"] // length]):
         record = header.records[number]
@@ -344,10 +345,10 @@ def plot_report(results, tables, title, path):
     roc, conditions = figure.subplots(1, 2)
     for (side, result), color in zip(results.items(), ("0.6", "black")):
         known = result.truth["abnormal"].notna()
-        answers = (result.truth["abnormal"][known], result.scores["abnormal"][known])
-        if answers[0].nunique() == 2:
+        pair = result.truth["abnormal"][known], result.scores["abnormal"][known]
+        if pair[0].nunique() == 2:
             RocCurveDisplay.from_predictions(
-                *answers, ax=roc, name=side, curve_kwargs={"color": color})
+                *pair, ax=roc, name=side, curve_kwargs={"color": color})
         auc = tables[side].filter(like="AUC", axis=0)
         height = names.get_indexer(auc.index) + (side == "cross-domain") / 5
         conditions.hlines(height, auc["low"], auc["high"], color=color)
@@ -460,19 +461,18 @@ def compare(checkpoint, net, source, target):
     trained = source.metadata["statements"][split_rows(source, recipe)["train"]] >= 0
     trained = np.array(source.header.statement_names)[trained.any(axis=0)]
     asked = (results["cross-domain"].truth == 1).any()
-    asked = asked[asked & asked.index.isin(
-        ["abnormal", BOTH, *source.header.class_names, *trained])]
+    asked &= asked.index.isin(["abnormal", BOTH, *source.header.class_names, *trained])
+    names = asked.index[asked | (asked.index == "abnormal")]
     for result in results.values():
         result.threshold = threshold
-        if len(asked):   # else there are no labels
-            result.truth = result.truth.filter(asked.index)
-            result.scores = result.scores.filter(asked.index)
+        if asked.any():   # else there are no labels
+            result.truth = result.truth[names]
+            result.scores = result.scores[names]
     return results
 
 
 def main():
     check_choice("PRETRAINED_DATASET", PRETRAINED_DATASET, ["mitbih", "ptbxl"])
-    check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
     if PRETRAINED_DATASET == TEST_DATASET:
         raise SystemExit(f"PRETRAINED_DATASET and TEST_DATASET are both {TEST_DATASET!r}: "
                          "model_evaluation.py does that")
@@ -487,6 +487,7 @@ def main():
 
     name = f"{source.name}_to_{target.name}_{MODEL}"
     if not target.is_ptbxl and target.header.annotator is None:
+        check_choice("PRETRAINED_DATASET", PRETRAINED_DATASET, ["mitbih"])   # has beats
         annotate(checkpoint, net, target, title, name)
         return
     results = compare(checkpoint, net, source, target)

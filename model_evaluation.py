@@ -38,6 +38,7 @@ from model_training import (
     load_checkpoint,
     predict,
     probabilities,
+    save_figure,
     split_rows,
     task_members,
     warnings_of,
@@ -206,8 +207,8 @@ def resample_patients(patients, figures_of, seed=0, resamples=1000):
     """
     _, number = np.unique(patients, return_inverse=True)
     count = number.max() + 1
-    chance = np.full(count, 1 / count)
-    drawn = np.random.default_rng(seed).multinomial(count, chance, size=resamples)
+    drawn = np.random.default_rng(seed).multinomial(
+        count, np.full(count, 1 / count), size=resamples)
     drawn = np.concatenate([np.ones((1, count)), drawn])
     parts = np.array_split(drawn, len(drawn) * len(number) // 4_000_000 + 1)
     tables = [pd.DataFrame(figures_of(part[:, number])) for part in parts]
@@ -419,12 +420,6 @@ STYLES = [   # of classes and methods; pictures are read in greyscale, too
     for shade in ("black", "0.5") for line in ("-", "--", ":", "-.")]
 
 
-def save_figure(figure, title, path):
-    """Figure -> PNG."""
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=150, format="png")
-
-
 def plot_confusion(scored, path):
     """PNG: percentages of each true class that are called which, of rows with one class."""
     size = 4 + 0.6 * len(scored.names)
@@ -556,8 +551,8 @@ def plot_averages(scored, classes, attribution, deletion, path):
     right.set(
         xlabel="part of the time deleted",
         ylabel="mean probability of the class",
-        ylim=(0, 1))
-    right.set_title("deletion test: black below grey is better")
+        ylim=(0, 1),
+        title="deletion test: black below grey is better")
     save_figure(figure, scored.title, path)
 
 
@@ -613,7 +608,7 @@ def make_tables(scored):
             counts = beat_counts(scored.data, scored.beats, np.unique(record), 60 * start)
             tables[f"EC57 from {start}:00"] = ec57_table(counts)
             tables[f"beats counted from {start}:00, reference and call"] = counts
-    if scored.recipe.task == "multilabel":
+    else:
         single = scored.truth.sum(axis=1) == 1
         one_called = scored._replace(called=most_probable(scored.probability))
         tables["records with one class, the most probable one called"] = (
@@ -659,7 +654,6 @@ def draw_pictures(scored, rows, classes, attribution, deletion, paths):
 
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
-    check_choice("MODEL", MODEL, ["cnn", "lstm", "mlp"])
     outputs, inputs = predict_test_rows(DATASET, MODEL)
     scored = score_rows(*outputs, TASK)
     known = np.isin(outputs[3], scored.rows)

@@ -692,8 +692,9 @@ def first_difference(old, new):
 
 def start_processes():
     """DEVICE -> the device, after joining the processes of torchrun, if it started this one."""
-    accelerator = torch.accelerator.current_accelerator(check_available=True)
-    device = torch.device((accelerator or "cpu") if DEVICE == "auto" else DEVICE)
+    found = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    check_choice("DEVICE", DEVICE, sorted({"auto", "cpu", found}))
+    device = torch.device(found if DEVICE == "auto" else DEVICE)
     if dist.is_torchelastic_launched():
         if device.type == "cuda":
             torch.cuda.set_device(dist.get_node_local_rank())
@@ -790,6 +791,7 @@ def load_checkpoint(data, model, strips=False):
 
     Stops with one sentence if the file is missing or damaged, or was trained on other data.
     """
+    check_choice("MODEL", model, MODELS)
     suffix = "_strips" if strips else ""
     path = f"{data.name}_{model}{suffix}_model.pth"
     make = f'Make it with DATASET = "{data.name}", MODEL = "{model}": python model_training.py'
@@ -828,13 +830,18 @@ def warnings_of(header, recipe):
     return warnings
 
 
+def save_figure(figure, title, path):
+    """Figure -> PNG."""
+    figure.suptitle(title, fontsize=9)
+    figure.savefig(path, dpi=150, format="png")
+
+
 def plot_history(history, title, path):
     """List of epochs -> PNG of the loss, and of the validation score, by epoch."""
     table = pd.DataFrame(history).set_index("epoch")
     figure = Figure(figsize=(4 * len(table.columns), 3.5), layout="constrained")
     table.plot(ax=figure.subplots(1, len(table.columns)), subplots=True, style="ko")
-    figure.suptitle(title)
-    figure.savefig(path, dpi=150, format="png")
+    save_figure(figure, title, path)
 
 
 # ---- Main ----
@@ -916,7 +923,6 @@ def train(data, device, name, changes):
     with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
         save_pth(model_path, checkpoint)
         plot_history(history, ". ".join([name, *warnings]), picture_path)
-    Path(f"{name}_state.pth").unlink(missing_ok=True)
     print(f"Wrote {name}_model.pth, {name}_training.png")
 
 
@@ -924,12 +930,13 @@ def main():
     check_choice("DATASET", DATASET, RECIPES)
     check_choice("MODEL", MODEL, MODELS)
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
-    check_choice("DEVICE", DEVICE, ["auto", "cpu", "cuda", "mps"])
     device = start_processes()
     data = load_dataset(DATASET)
     train(data, device, f"{DATASET}_{MODEL}", {})
     if SECOND_NET:
         train(data, device, f"{DATASET}_{MODEL}_strips", STRIPS[DATASET])
+    for path in Path().glob(f"{DATASET}_{MODEL}*_state.pth"):
+        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

@@ -463,9 +463,9 @@ def describe(name, header, samples):
     originals = re.findall(r"(?<!\d)\d{3}(?!\d)", name) + re.findall(r"record (\d{3})\b", text)
     originals = [original for original in originals if original in subset_of]
     numbers = re.findall(r"patient\W*(\d+)", text)
-    patient = f"patient {numbers[0]}" if numbers else name
-    if originals:
-        patient = SAME_PATIENT.get(originals[0], originals[0])
+    patient = SAME_PATIENT.get(originals[0], originals[0]) if originals else name
+    if numbers:
+        patient = f"patient {numbers[0]}"
     return {
         "name": name,
         "patient": patient,
@@ -604,7 +604,7 @@ def lead_columns(names, wanted):
 def usable_records(names, read, bad_records, left_out):
     """Yields row and read(name) of each record; a damaged one stops the run or is counted."""
     skipped = defaultdict(list)
-    for row, name in enumerate(tqdm(names, desc="records", unit="record", disable=None)):
+    for row, name in enumerate(tqdm(names, desc="records", disable=None)):
         try:
             record = read(name)
         except ValueError as error:
@@ -773,7 +773,7 @@ def download(folder, url, pattern, wanted):
             jobs = pool.map(lambda name: fetch_file(
                 session, url + quote(name), folder / name,
                 lambda content: hashlib.sha256(content).hexdigest() == sums[name]), sums)
-            list(tqdm(jobs, desc="files", unit="file", total=len(sums), disable=None))
+            list(tqdm(jobs, desc="files", total=len(sums), disable=None))
     except (OSError, ValueError, KeyboardInterrupt) as error:   # OSError: of requests, too
         reason = str(error) or type(error).__name__
         raise SystemExit(f"The download stopped: {reason}. Run the script again to go on, or put "

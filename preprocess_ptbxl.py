@@ -131,8 +131,10 @@ def usual_header(name, adc):
 
 
 def read_any_form(path):
-    """The same for a record of any form, rate and length; the last pieces may overlap."""
+    """The same for a record of any form and rate; the last pieces may overlap."""
     header = read_header(path)
+    if header.sig_len > 3600 * header.fs:
+        raise ValueError("it is longer than an hour")
     names = list(map(lead_name, header.sig_name))
     if not set(LEADS) <= set(names):
         raise ValueError(f"it lacks some of the 12 leads ({', '.join(names)})")
@@ -295,12 +297,15 @@ def make_metadata(table, scp, left_out):
     statements = statement_matrix(list(table["codes"]), scp.index)
     likelihoods = superclass_matrix(statements, scp)
     sexes = {"0": 0, "male": 0, "m": 0, "1": 1, "female": 1, "f": 1}
+    records = table.index.to_numpy(str)
+    patients = table["patient_id"].to_numpy(str)
     metadata = np.zeros(len(table), [
-        ("record", "U32"), ("patient", "U32"), ("fold", "i1"), ("age", "<f4"), ("sex", "i1"),
+        ("record", records.dtype), ("patient", patients.dtype), ("fold", "i1"), ("age", "<f4"),
+        ("sex", "i1"),
         ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", statements.shape[1:]),
         ("beats", "<i2", (MOST_BEATS,))])
-    metadata["record"] = table.index.astype(str)
-    metadata["patient"] = table["patient_id"].astype(str)
+    metadata["record"] = records
+    metadata["patient"] = patients
     metadata["fold"] = table["strat_fold"]
     metadata["age"] = pd.to_numeric(table["age"], errors="coerce")   # years; 300: more than 89
     sex = table["sex"].astype(str).str.lower().str.removesuffix(".0")
@@ -314,8 +319,8 @@ def make_metadata(table, scp, left_out):
 
 def print_report(metadata):
     """Prints records by superclass and fold."""
-    table = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES).assign(records=1)
-    print("\n" + table.groupby(metadata["fold"]).sum().T.to_string())
+    table = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES)
+    print("\n" + table.assign(records=1).groupby(metadata["fold"]).sum().T.to_string())
 
 
 # ---- Main ----

@@ -90,6 +90,19 @@ def test_a_strip_is_normal_where_every_beat_and_the_rhythm_are(work):
     assert (truth[stage.BOTH].dropna() == truth["abnormal"][:6]).all()
 
 
+def test_a_false_detection_leaves_a_strip_normal(work):
+    """Marks are left out of the second 10 s: what is detected there has no annotated beat."""
+    Path(MITBIH).mkdir()
+    peaks = np.arange(200, 30 * 360 - 200, 300)
+    simulate.write_record(MITBIH, "p", simulate.pulse_ecg(peaks, 30 * 360, 360), 360)
+    marked = peaks[(peaks < 3700) | (peaks > 7000)]
+    wfdb.wrann("p", "atr", marked, ["N"] * len(marked), write_dir=MITBIH)
+    run_stage(preprocess_mitbih, NAME="own", RECORDS=["p"], LEADS=["MLII"], R_PEAKS="detected")
+    data = preprocess_mitbih.load_dataset("own")
+    assert (data.metadata["symbol"] == "").any()
+    assert not stage.mitbih_strips(data, ["p"]).truth["abnormal"].any()
+
+
 def test_records_of_which_another_lead_stands_in_have_strips(prepared):
     data = preprocess_mitbih.load_dataset("mitbih")
     strips = stage.mitbih_strips(data, ["102", "107"])   # 102 has no MLII
@@ -677,7 +690,42 @@ def test_12_lead_records_without_labels_have_scores_alone(trained, twelve_leads,
     assert away["abnormal truth"].isna().all()
 
 
+@pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
+def test_a_target_without_anything_abnormal_has_no_figure_of_it(trained, source):
+    """Sinus rhythm of normal records, which PTB-XL names; normal beats of MIT-BIH."""
+    simulate.write_mitbih(MITBIH, records=["101", "103"], seconds=40)
+    trained(source, "mlp")
+    if source == "ptbxl":
+        Path("other").mkdir()
+        for path in Path(MITBIH).glob("*.hea"):
+            record = wfdb.rdrecord(str(path.with_suffix("")))
+            wfdb.wrsamp(path.stem, 360, ["mV"] * 12, TWELVE, record.p_signal[:, [0] * 12],
+                        fmt=["16"] * 12, write_dir="other", comments=["Dx: 426783006"])
+        run_stage(preprocess_ptbxl, NAME="other", DATA_DIR="other", LABELS="header")
+    else:
+        simulate.write_at_rate(MITBIH, "other", {"101": "800", "103": "801"}, 128,
+                               ["ECG1", "ECG2"])
+        for path in Path("other").glob("*.atr"):
+            marks = wfdb.rdann(str(path.with_suffix("")), "atr")
+            wfdb.wrann(path.stem, "atr", marks.sample, ["N"] * len(marks.sample),
+                       write_dir="other")
+        run_stage(preprocess_mitbih, NAME="other", DATA_DIR="other", LEADS=["ECG1"])
+    report, table = cross(source, "other", "mlp")
+    away = table[table["side"] == "cross-domain"]
+    assert not away["abnormal truth"].any() and away["abnormal score"].notna().all()
+    figures = values(report, "cross-domain")
+    assert np.isnan(float(figures["AUC, abnormal"] or "nan"))
+    assert 0 <= figures["specificity"] <= 1
+
+
 # ---- Recordings without a reference ----
+
+def test_a_model_of_records_calls_no_beats(prepared, trained):
+    own_recordings()
+    trained("ptbxl", "mlp")
+    with pytest.raises(SystemExit, match="^PRETRAINED_DATASET = 'ptbxl': expected one of mitbih$"):
+        run_stage(stage, PRETRAINED_DATASET="ptbxl", TEST_DATASET="own", MODEL="mlp")
+
 
 def called(record, times, symbols):
     """Record, times in s, a text of symbols -> rows of a table of call_beats."""

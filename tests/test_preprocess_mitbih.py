@@ -587,7 +587,7 @@ def test_leads_may_be_one_text(database):
 @pytest.mark.parametrize("name, comment, patient", [
     ("rec", "patient 7", "patient 7"), ("rec", "Patient", "rec"), ("rec", "", "rec"),
     ("118e06", "", "118"), ("sel100", "", "100"), ("rec", "made of record 118", "118"),
-    ("202x", "patient 7", "201"), ("a/202", "", "201"), ("rec", "record 999", "rec"),
+    ("202x", "patient 7", "patient 7"), ("a/202", "", "201"), ("rec", "record 999", "rec"),
     ("1180", "", "1180"), ("300", "", "300"), ("I01", "patient: 12", "patient 12")])
 def test_the_patient_is_that_of_the_comment_or_of_the_original(name, comment, patient):
     header = SimpleNamespace(comments=[comment], leads={"II": "II"}, fs=360, simulated=False)

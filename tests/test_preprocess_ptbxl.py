@@ -320,6 +320,15 @@ def twelve(work):
     write_record("HR00001", ["Age: 33", "Sex: M", "Dx: 426783006"])
 
 
+def test_records_keep_their_names_in_deep_folders_and_none_is_longer_than_an_hour(work, capsys):
+    names = [f"training/of_a_hospital_with_a_long_name/g{k}/JS0000{k}" for k in (1, 2)]
+    for name in names:
+        write_record(name, ["Dx: 426783006"])
+    write_record("night", ["Dx: 426783006"], rate=50, seconds=3610)
+    assert run(**OTHERS).record.tolist() == names
+    assert "night ...: it is longer than an hour" in capsys.readouterr().out
+
+
 def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelve, capsys):
     data = run(**OTHERS)
     expected = {   # rows, statements, age, sex

@@ -226,6 +226,23 @@ def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, mod
     assert not list(prepared.glob("*_state.pth"))
 
 
+def test_a_run_killed_in_its_second_net_keeps_the_first(prepared, capsys):
+    constants = {"settings": {"epochs": 2}, "SECOND_NET": True,
+                 "STRIPS": {"mitbih": {"epochs": 2}}}
+    train(**constants)
+    whole = stage.load_pth("mitbih_mlp_strips_model.pth")
+    train_until_killed(3, **constants)
+    first = (prepared / "mitbih_mlp_model.pth").read_bytes()
+    capsys.readouterr()
+    train(**constants, RESUME=True)
+    printed = capsys.readouterr().out
+    assert printed.count("epoch ") - printed.count("after epoch ") == 1   # one was left
+    assert "goes on after epoch 2" in printed and "goes on after epoch 1" in printed
+    assert (prepared / "mitbih_mlp_model.pth").read_bytes() == first
+    assert equal_weights(whole, stage.load_pth("mitbih_mlp_strips_model.pth"))
+    assert not list(prepared.glob("*_state.pth"))
+
+
 def test_without_resume_a_run_starts_anew(prepared, capsys):
     settings = {"epochs": 2}
     train_until_killed(1, settings=settings)
@@ -274,8 +291,10 @@ def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
 # ---- Bad settings ----
 
 @pytest.mark.parametrize("name, value", [
-    ("DATASET", "mit"), ("MODEL", "cnnn"), ("SPLIT", "patient"), ("DEVICE", "tpu")])
-def test_unknown_choices_are_named(work, name, value):
+    ("DATASET", "mit"), ("MODEL", "cnnn"), ("SPLIT", "patient"), ("DEVICE", "tpu"),
+    ("DEVICE", "cuda")])
+def test_unknown_choices_are_named(work, monkeypatch, name, value):
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
     with pytest.raises(SystemExit, match=f"^{name} = '{value}': expected one of .*[a-z]$"):
         run_stage(stage, **{name: value})
 
