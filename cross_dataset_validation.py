@@ -1,9 +1,11 @@
 """Tests a trained model on another database than its own: normal or abnormal, and which condition?
 
-Reads   {source}_{model}_model.pth and the .npy files of both databases, from the earlier scripts
+Reads   {source}_{model}_strips_model.pth between beats and 12-lead records, else
+        {source}_{model}_model.pth; the .npy files of both databases
 Writes  {source}_to_{target}_{model}_cross.json   every table that is printed
         {source}_to_{target}_{model}_cross.csv    truth and scores of every strip or beat
         {source}_to_{target}_{model}_cross.png    ROC curve, AUC of the questions
+        of recordings without a reference: _beats.csv, _hours.csv, _annotations/ and a picture each
 Takes   half a minute on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
@@ -65,7 +67,7 @@ from preprocess_mitbih import (
 
 # data and model
 PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
-TEST_DATASET = "ptbxl"          # target: "ptbxl", "mitbih", or NAME of another beat database
+TEST_DATASET = "ptbxl"          # target: "ptbxl", "mitbih", or NAME of another database
 MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
 SAME = {"AFIB": "AFLT", "SVTAC": "PSVT"}   # MIT-BIH's first statement is either one in PTB-XL

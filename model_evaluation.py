@@ -1,7 +1,7 @@
 """Evaluates a trained model on its test rows: figures with intervals, and what the model looks at.
 
 Reads   {dataset}_{model}_model.pth        from model_training.py
-        {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
+        {dataset}_*.npy                    all that the dataset's preprocess script writes
 Writes  {dataset}_{model}_metrics.json     every table that is printed, with the protocol
         {dataset}_{model}_predictions.csv  one row a test example: truth, called, probabilities
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for

@@ -1,10 +1,10 @@
 """Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
 
-Reads   {dataset}_signals.npy, _labels.npy, _metadata.npy, _header.npy   from a preprocess script
+Reads   {dataset}_*.npy   all that the dataset's preprocess script writes
 Writes  {dataset}_{model}_model.pth      weights, and all that a later stage must know
-        {dataset}_{model}_strips_model.pth   the same of a second net, for the other database
         {dataset}_{model}_training.png   loss and validation score by epoch
         {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
+        {dataset}_{model}_strips_*       the same three of a second net, for the other database
 Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
 
 Several GPUs or machines: torchrun --nproc-per-node=2 model_training.py
@@ -37,7 +37,7 @@ from preprocess_mitbih import as_names, check_choice, lead_name, load_dataset, n
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
-LEADS = None              # None: those of RECIPES, or names: ["II", "V1"]
+LEADS = None              # None: those of RECIPES, or names in the data: ["MLII"]
 
 # split
 SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
@@ -626,7 +626,7 @@ def fit(net, examples, rows, recipe, header, name):
     targets = examples.targets[rows["validation"]]
     run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
     state_path = Path(f"{name}_state.pth")
-    nets = len(net.nets)   # each of them sees each row about once in an epoch
+    nets = len(net.nets)   # each of them sees as many rows as there are
     batch_size = nets * min(recipe.batch_size, len(rows["train"]))
     model, train_rows, batch_size = divide_work(net, np.tile(rows["train"], nets), batch_size)
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)

@@ -2,13 +2,14 @@
 
 Reads   DATA_DIR/RECORDS and {record}.hea, .dat, .atr; fetched from PhysioNet if missing (100 MB)
 Writes  mitbih_signals.npy      (n, 2, 360) float32 mV: one beat a row, its R peak at sample 180;
-                                a lead that a record lacks is 0 mV; (n, 360) with one of LEADS
+                                a lead that a record lacks is 0 mV
         mitbih_labels.npy       (n,) int64: index into class_names of the header, -1: no class
         mitbih_metadata.npy     (n,) structured: what BEAT_FIELDS names
         mitbih_annotations.npy  (k,) structured: the reference, what ANNOTATION_FIELDS names
         mitbih_records.npy      (samples, 2) float32 mV: the leads of all records, end to end
         mitbih_header.npy       JSON text: class names, leads, sampling rate, records, settings,
                                 versions, SHA-256 of the five arrays
+        with one of LEADS, signals are (n, 360) and records (samples,)
 Takes   10 seconds for the 48 records, beside the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering
@@ -750,8 +751,8 @@ def load_dataset(name):
 def download(folder, url, pattern, wanted):
     """Fetches the files below url that wanted(name) picks, checked against its SHA256SUMS.txt.
 
-    Files that are there and right are kept. A folder without this list, but with files of the
-    pattern, was filled by hand and stays as it is. Stops the run with one sentence on failure.
+    Files that are there and right are kept; if none is missing, they are not read. A folder
+    without this list, but with files of the pattern, was filled by hand and stays as it is. Stops the run with one sentence on failure.
     """
     folder = Path(folder)
     listing = folder / "SHA256SUMS.txt"

@@ -9,7 +9,7 @@ Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the ord
                              statements (71,) int8 likelihoods of all SCP statements,
                              beats (40,) int16 positions of the R peaks, then -1
         ptbxl_header.npy     JSON text: class names, statement names, tasks, leads, sampling
-                             rate, settings, versions, SHA-256 of the three arrays
+                             rate, whether simulated, versions, SHA-256 of the three arrays
 Takes   90 seconds for the 21,799 records at 100 Hz, beside the download.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",

@@ -23,7 +23,7 @@ import model_training
 
 COMBINATIONS = [("mitbih", "cnn"), ("mitbih", "lstm"), ("mitbih", "mlp"), ("ptbxl", "cnn")]
 EPOCHS = 8
-BATCH_SIZE = 64     # rows, of all processes together
+BATCH_SIZE = 64     # rows a net, of all processes together
 TOLERANCE = 0.15    # of the score; on such small data, another seed alone moves it by 0.1
 
 

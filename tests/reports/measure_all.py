@@ -1,4 +1,6 @@
-"""Makes every table of tests/reports: run it in a folder with all .npy files and MIT-BIH's folder.
+"""Makes the tables of tests/reports but those of choices.md.
+
+Run it in a folder with all .npy files and MIT-BIH's folder:
 
     python tests/reports/measure_all.py
 

@@ -10,7 +10,7 @@ again to go on. Runs of other code are refused. Writes results/cross/tables.md a
 both_directions.png.
 
 mitbih      trained on DS1, ptbxl on folds 1 to 8: three seeds of the cnn, one of the lstm and mlp
-mitbih_all  trained on every record of MIT-BIH, cnn
+mitbih_all  trained on all records of MIT-BIH but those for validation, cnn
 
 The ablations replace one step by which the strips of the target are matched to the model. The
 strips of the source are matched as always: in-domain figures and thresholds do not change.
@@ -46,7 +46,7 @@ TRAINING = {   # constants of model_training, by the first part of a run's name
     "mitbih_all": {"DATASET": "mitbih", "SPLIT": "all"},
     "ptbxl": {"DATASET": "ptbxl"},
 }
-SOURCES = {"mitbih": "MIT-BIH, DS1", "mitbih_all": "MIT-BIH, all records", "ptbxl": "PTB-XL"}
+SOURCES = {"mitbih": "MIT-BIH, DS1", "mitbih_all": "MIT-BIH, both sides", "ptbxl": "PTB-XL"}
 OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
 QUESTIONS = ["abnormal", cross.BOTH, *cross.NAMED]
 PATIENTS = [1, 2, 4, 8, 16, 32]   # of the target, in fine-tuning
