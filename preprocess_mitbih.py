@@ -752,7 +752,8 @@ def download(folder, url, pattern, wanted):
     """Fetches the files below url that wanted(name) picks, checked against its SHA256SUMS.txt.
 
     Files that are there and right are kept; if none is missing, they are not read. A folder
-    without this list, but with files of the pattern, was filled by hand and stays as it is. Stops the run with one sentence on failure.
+    without this list, but with files of the pattern, was filled by hand and stays as it is. Stops
+    the run with one sentence on failure.
     """
     folder = Path(folder)
     listing = folder / "SHA256SUMS.txt"

@@ -6,7 +6,7 @@ the names of some groups of runs:
     python tests/reports/measure.py mitbih ptbxl
 
 mitbih          three models, five seeds, each tested on annotated beats, on detected beats and
-                on beats whose marks were moved: half an hour on two cores
+                on beats whose marks were moved: an hour on two cores
 ptbxl           three models, one seed: a quarter of an hour
 ptbxl_seeds     three models, three seeds, and ensembles: forty-five minutes
 random          MIT-BIH, cnn, three seeds, a random split of beats, which leaks patients

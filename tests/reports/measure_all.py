@@ -4,7 +4,7 @@ Run it in a folder with all .npy files and MIT-BIH's folder:
 
     python tests/reports/measure_all.py
 
-Takes three and a half hours on two cores. Each script goes on where it was stopped, so does this
+Takes four to five hours on two cores. Each script goes on where it was stopped, so does this
 one. Writes what the scripts write, below results/.
 """
 
