@@ -131,7 +131,7 @@ def usual_header(name, adc):
 
 
 def read_any_form(path):
-    """The same for a record of any form and rate; the last pieces may overlap."""
+    """The same for a record of any form and rate, up to an hour; the last pieces may overlap."""
     header = read_header(path)
     if header.sig_len > 3600 * header.fs:
         raise ValueError("it is longer than an hour")
@@ -301,9 +301,8 @@ def make_metadata(table, scp, left_out):
     patients = table["patient_id"].to_numpy(str)
     metadata = np.zeros(len(table), [
         ("record", records.dtype), ("patient", patients.dtype), ("fold", "i1"), ("age", "<f4"),
-        ("sex", "i1"),
-        ("superclasses", "i1", (len(SUPERCLASSES),)), ("statements", "i1", statements.shape[1:]),
-        ("beats", "<i2", (MOST_BEATS,))])
+        ("sex", "i1"), ("superclasses", "i1", (len(SUPERCLASSES),)),
+        ("statements", "i1", statements.shape[1:]), ("beats", "<i2", (MOST_BEATS,))])
     metadata["record"] = records
     metadata["patient"] = patients
     metadata["fold"] = table["strat_fold"]

@@ -54,7 +54,7 @@ def parse_change(text, dataset, model, table="RECIPES"):
     value = ast.literal_eval(value)
     if name in architecture:
         return {"ARCHITECTURES": {dataset: {model: {name: value}}}}
-    if isinstance(recipe[name], dict):
+    if isinstance(recipe[name], dict) and not isinstance(value, dict):
         value = {model: value}   # learning_rate=4e-3
     return {table: {dataset: {name: value}}}
 
