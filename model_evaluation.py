@@ -78,14 +78,13 @@ class Scored(NamedTuple):
     called: np.ndarray        # (n, classes) bool
     probability: np.ndarray   # (n, classes) float64
     beats: pd.DataFrame       # MIT-BIH: `called_beats`, of rows without a label, too
-    signals: torch.Tensor = None    # (n, channels, samples) inputs
-    features: torch.Tensor = None   # (n, features) inputs
+    inputs: list = None       # tensors (n, channels, samples), (n, features)
 
 
 def predict_test_rows(dataset, model):
     """Names -> checkpoint, net, dataset, (n,) test rows by the checkpoint's split, logits; inputs.
 
-    The inputs are signals and features.
+    The inputs are signals and features of all rows of the dataset.
     """
     data = load_dataset(dataset)
     checkpoint, net = load_checkpoint(data, model)
@@ -96,8 +95,8 @@ def predict_test_rows(dataset, model):
                          "complete dataset, or train with another SPLIT")
     if not data.is_ptbxl and recipe.split != "random":
         rows = np.flatnonzero(np.isin(data.record, recipe.sides["test"]))   # all their beats
-    inputs = [values[torch.from_numpy(rows)] for values in dataset_inputs(data, recipe)]
-    logits = predict(net, *inputs, np.arange(len(rows)), recipe.crop)
+    inputs = dataset_inputs(data, recipe)
+    logits = predict(net, *inputs, rows, recipe.crop)
     return (checkpoint, net, data, rows, logits), inputs
 
 
@@ -294,8 +293,8 @@ def ec57_table(counts):
     a false SVEB. A fusion beat called S is one by record, as in `bxb`, but neither gross nor on
     average, as in `sumstats`. F1 counts every beat.
     """
-    gross = counts.sum().rename("gross").to_frame().T
-    average = ec57_rows(counts, "NVO").mean().rename("average").to_frame().T
+    gross = counts.sum().to_frame("gross").T
+    average = ec57_rows(counts, "NVO").mean().to_frame("average").T
     return pd.concat([ec57_rows(counts, "NVFO"), ec57_rows(gross, "NVO"), average])
 
 
@@ -355,8 +354,7 @@ def integrated_gradients(scored, rows, classes):
     From the training mean to the signal; they add up to the difference of the logits
     (Sundararajan et al. 2017).
     """
-    signals = scored.signals[rows]
-    features = scored.features[rows]
+    signals, features = (values[rows] for values in scored.inputs)
     classes = torch.from_numpy(classes)[:, None]
     base = scored.net.normalise_signals.mean
     total = torch.zeros_like(signals)
@@ -387,7 +385,7 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
     With rng, the attributions are moved to random places first. They keep their form and lose
     their meaning; an attribution is worth something where it does better.
     """
-    signals = scored.signals[rows]
+    signals, features = (values[rows] for values in scored.inputs)
     samples = signals.shape[2]
     weight = attribution.sum(axis=1)
     if rng:
@@ -399,7 +397,7 @@ def deletion_test(scored, rows, classes, attribution, rng=None):
     for part in DELETED:
         deleted = torch.from_numpy(place < round(part * samples))[:, None]
         x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
-        logits = predict(scored.net, x, scored.features[rows], every, scored.recipe.crop)
+        logits = predict(scored.net, x, features, every, scored.recipe.crop)
         probability = probabilities(logits, scored.recipe, scored.members)
         curve.append(probability[every, classes].mean())
     return curve
@@ -595,11 +593,12 @@ def make_tables(scored):
     record = scored.data.record[scored.rows]
     summary = summarise_figures(scored)
     by_class = summary.loc[scored.names]
+    value, low, high = (by_class[name].unstack(sort=False) for name in by_class)
     tables = {
         "all classes": summary.loc["all"],
-        "by class": by_class["value"].unstack(sort=False),
-        "by class, 95% interval from": by_class["low"].unstack(sort=False),
-        "by class, 95% interval to": by_class["high"].unstack(sort=False),
+        "by class": value,
+        "by class, 95% interval from": low,
+        "by class, 95% interval to": high,
     }
     if not scored.data.is_ptbxl:
         if "232" in record:   # 75% of DS2's S beats
@@ -656,8 +655,7 @@ def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     outputs, inputs = predict_test_rows(DATASET, MODEL)
     scored = score_rows(*outputs, TASK)
-    known = np.isin(outputs[3], scored.rows)
-    scored = scored._replace(signals=inputs[0][known], features=inputs[1][known])
+    scored = scored._replace(inputs=[values[scored.rows] for values in inputs])
     tables = make_tables(scored)
     if scored.data.is_ptbxl:
         tables |= task_tables(outputs)

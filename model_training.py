@@ -26,7 +26,7 @@ import pandas as pd
 import torch
 import torch.distributed as dist
 from matplotlib.figure import Figure
-from scipy.special import expit, logit
+from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
@@ -41,7 +41,7 @@ LEADS = None              # None: those of RECIPES, or names in the data: ["MLII
 
 # split
 SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
-                          # trains, too, for another database; or "random", which leaks patients
+                          # and paced records train, too; or "random", which leaks patients
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1, see hold_out
 EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of a patient of DS1 (201)
 VALIDATION_FOLD = 9       # PTB-XL: for the thresholds
@@ -172,7 +172,7 @@ def make_examples(data, recipe):
     float32 zeros and ones; statements: these for a second loss.
     """
     statements = (data.metadata["statements"] >= 0).astype(np.float32)
-    targets = np.array(data.labels) if recipe.task == "multiclass" else statements
+    targets = data.labels if recipe.task == "multiclass" else statements
     if not recipe.statement_weight:
         statements = statements[:, :0]
     signals, features = dataset_inputs(data, recipe)
@@ -729,12 +729,6 @@ def log_odds(probability):
     return logit(np.clip(np.asarray(probability, np.float64), 1e-9, 1 - 1e-9))
 
 
-def platt_scaling(score, truth):
-    """(n,) scores and truth -> slope, intercept: expit(slope * score + intercept) (Platt 1999)."""
-    model = LogisticRegression(C=1e6).fit(score[:, None], truth)
-    return model.coef_[0, 0], model.intercept_[0]
-
-
 def best_thresholds(probability, targets):
     """(n, classes) probabilities, bool -> list of the classes' thresholds.
 
@@ -747,8 +741,8 @@ def best_thresholds(probability, targets):
             thresholds.append(0.5)
             continue
         called = np.sort(p)[::-1]   # a threshold calls the first one, two, ... of these rows
-        slope, intercept = platt_scaling(log_odds(p), truth)
-        chance = expit(slope * log_odds(called) + intercept)
+        model = LogisticRegression(C=1e6).fit(log_odds(p)[:, None], truth)   # Platt 1999
+        chance = model.predict_proba(log_odds(called)[:, None])[:, 1]
         expected_f1 = 2 * np.cumsum(chance) / (np.arange(1, len(p) + 1) + chance.sum())
         thresholds.append(float(called[np.argmax(expected_f1)]))
     return thresholds

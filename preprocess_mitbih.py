@@ -105,7 +105,7 @@ ANNOTATION_FIELDS = [
     ("symbol", "U1"),
     ("aux", "U8"),       # of a rhythm annotation (+): "(AFIB"
     ("label", "i1"),     # of a beat: index into class_names, -1: none
-    ("row", "<i4"),      # of a beat: its row in the other arrays, -1: missed
+    ("row", "<i4"),      # of a beat: its row in the other arrays, -1: none
 ]
 MILLIVOLTS = {"mv": 1.0, "uv": 0.001, "v": 1000.0}   # of the units that headers have
 MARGIN = 10   # s read beyond both ends of an hour of a long record, so that no beat is cut
@@ -131,11 +131,6 @@ def record_names():
                          "database there, set DOWNLOAD = True, or see the scripts run on simulated "
                          "data: python tests/demo.py")
     return names
-
-
-def choose_leads(names):
-    """Lead names of a record -> dict of place in LEADS -> column; the first signal stands in."""
-    return lead_columns(names, as_names(LEADS)) or {0: 0}
 
 
 def read_annotations(path, header):
@@ -230,8 +225,7 @@ def resample(signals, rate, target_rate):
     """(..., samples) at `rate` Hz -> the same seconds at `target_rate` Hz, without aliasing."""
     if rate == target_rate:
         return signals
-    ratio = Fraction(target_rate) / Fraction(rate).limit_denominator(100)
-    ratio = ratio.limit_denominator(1000)
+    ratio = Fraction(target_rate / rate).limit_denominator(1000)
     return resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="edge")
 
 
@@ -342,24 +336,24 @@ def cut_beats(signals, sample, segment):
 def symbol_labels(symbols):
     """(k,) annotation symbols -> (k,) int64 indices of CLASSES, -1 for what marks no beat."""
     index = {symbol: i for i, group in enumerate(CLASSES.values()) for symbol in group}
-    return np.array([index.get(symbol, -1) for symbol in symbols.tolist()], np.int64)
+    return pd.Series(symbols).map(index).fillna(-1).to_numpy(np.int64)
 
 
 def is_beat(annotations):
     """(k,) table of ANNOTATION_FIELDS -> mask of the beats."""
-    return symbol_labels(annotations["symbol"]) >= 0
+    return annotations["label"] >= 0
 
 
 def cut_record(name, signals_file, records_file):
     """Writes the beats and the leads of one record to the two RowWriters, an hour at a time.
 
-    Returns its wfdb header and leads, (k,) positions of all its beats at SAMPLING_RATE, and mask
-    of those that were written; the others are too near to the ends of the record.
+    Returns its wfdb header with its leads, its annotations, (k,) positions of all its beats at
+    SAMPLING_RATE, and mask of those that were written; the others are too near to its ends.
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
     path = database() / name
     header = read_header(path)
-    columns = choose_leads(header.sig_name)
+    columns = lead_columns(header.sig_name, as_names(LEADS)) or {0: 0}   # the first stands in
     annotations = read_annotations(path, header)
     scale = SAMPLING_RATE / header.fs
     marks = np.round(annotations["sample"][is_beat(annotations)] * scale).astype(np.int64)
@@ -443,6 +437,7 @@ def cut_records(names, signals_file, records_file):
     for place, (rows, header, marks, positions, written) in usable_records(
             names, cut, BAD_RECORDS, left_out):
         table, label = label_beats(header, marks, positions)
+        count_left_out(left_out, header, written, marks, label)
         row = np.where(written, rows[0] + np.cumsum(written) - 1, -1)
         marks["row"] = np.append(row, -1)[marks["row"]]
         marks["record"] = table["record"] = len(records)
@@ -450,7 +445,6 @@ def cut_records(names, signals_file, records_file):
         beats.append(table[written])
         annotations.append(marks)
         records.append(describe(names[place], header, records_file.rows - rows[1]))
-        count_left_out(left_out, header, written, marks, label)
     return (*map(np.concatenate, (labels, beats, annotations)), records, left_out)
 
 
@@ -501,14 +495,13 @@ def check_published(annotations, records):
     Other counts stop the run: the data are not the published ones. Returns a sentence.
     """
     subsets = np.array([record["subset"] for record in records])
-    labels = symbol_labels(annotations["symbol"])
+    beats = annotations[is_beat(annotations)]
     equal = []
     for subset, (size, *published) in PUBLISHED.items():
         inside = (subsets == subset) | (subset == "all")
         if (NAME, ANNOTATOR) != ("mitbih", "atr") or records[0]["simulated"] or inside.sum() < size:
             continue
-        of_subset = labels[inside[annotations["record"]]]
-        counts = np.bincount(of_subset[of_subset >= 0], minlength=5).tolist()
+        counts = np.bincount(beats["label"][inside[beats["record"]]], minlength=5).tolist()
         if counts != published:
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
                              f"published: fetch {DATA_DIR} again. Nothing was written")
@@ -545,7 +538,7 @@ def main():
         raise SystemExit(f"NAME = {NAME!r}, SAMPLING_RATE = {SAMPLING_RATE!r}: expected another "
                          "name than ptbxl, and a whole number of Hz")
     if DOWNLOAD and NAME in DATABASES:
-        download(database(), BASE_URL + DATABASES[NAME], "*.hea", lambda name: True)
+        download(database(), BASE_URL + DATABASES[NAME], "*.hea", "")
     parts = ["signals", "records", "labels", "metadata", "annotations", "header"]
     with new_files(*(f"{NAME}_{part}.npy" for part in parts)) as paths:
         lead_axis = (len(leads),) if len(leads) > 1 else ()
@@ -577,7 +570,7 @@ def main():
 
 def check_choice(name, value, allowed):
     """Stops the run with one sentence if a constant has none of its allowed values."""
-    if value not in allowed or isinstance(value, float):
+    if value not in list(allowed) or isinstance(value, float):
         raise SystemExit(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}")
 
 
@@ -708,7 +701,7 @@ def load_dataset(name):
     """Name -> a dataset, after a check of every file against the SHA-256 in the header.
 
     signals (n, leads, samples) float32 mV, a memory map; labels (n,) int64, -1: none; metadata
-    (n,) structured; record, patient (n,) names; header; is_ptbxl. MIT-BIH: records.
+    (n,) structured; record, patient (n,) names; header; is_ptbxl. MIT-BIH: records, annotations.
     """
     script = "preprocess_ptbxl.py" if name == "ptbxl" else "preprocess_mitbih.py"
     make = f"Make all {name}_*.npy files with: python {script}"
@@ -748,14 +741,13 @@ def load_dataset(name):
 
 # ---- Shared with preprocess_ptbxl.py: download ----
 
-def download(folder, url, pattern, wanted):
-    """Fetches the files below url that wanted(name) picks, checked against its SHA256SUMS.txt.
+def download(folder, url, pattern, prefixes):
+    """Fetches the files below url that its SHA256SUMS.txt lists, and checks them by it.
 
     Files that are there and right are kept; if none is missing, they are not read. A folder
-    without this list, but with files of the pattern, was filled by hand and stays as it is. Stops
-    the run with one sentence on failure.
+    without this list, but with files of the pattern, was filled by hand and stays as it is.
+    prefixes: how the wanted names begin. Stops the run with one sentence on failure.
     """
-    folder = Path(folder)
     listing = folder / "SHA256SUMS.txt"
     if not listing.exists() and any(folder.glob(pattern)):
         return
@@ -767,8 +759,8 @@ def download(folder, url, pattern, wanted):
         with requests.Session() as session, ThreadPoolExecutor(connections) as pool:
             session.mount(url, adapter)
             if not listing.exists():
-                fetch_file(session, url + listing.name, listing, partial(parse_sums, wanted))
-            sums = parse_sums(wanted, listing.read_bytes())
+                fetch_file(session, url + listing.name, listing, partial(parse_sums, prefixes))
+            sums = parse_sums(prefixes, listing.read_bytes())
             if all((folder / name).exists() for name in sums):
                 return
             print(f"Fetching {len(sums):,} files from {url} into {folder}", flush=True)
@@ -783,13 +775,13 @@ def download(folder, url, pattern, wanted):
                          "run on simulated data with: python tests/demo.py") from error
 
 
-def parse_sums(wanted, content):
+def parse_sums(prefixes, content):
     """Content of SHA256SUMS.txt -> dict of wanted name -> SHA-256, empty if it is no such list."""
     text = content.decode(errors="replace")
     lines = [re.fullmatch(r"([0-9a-fA-F]{64})\s+\*?(.+)", line) for line in text.splitlines()]
     if not all(lines) or not text.endswith("\n"):
         return {}
-    sums = {line[2]: line[1].lower() for line in lines if wanted(line[2])}
+    sums = {line[2]: line[1].lower() for line in lines if line[2].startswith(prefixes)}
     for name in sums:
         path = PureWindowsPath(name)   # knows both slashes, on any system
         if path.anchor or ".." in path.parts:

@@ -101,6 +101,11 @@ TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones
 
 # ---- Signals ----
 
+def database():
+    """DATA_DIR -> its path."""
+    return Path(DATA_DIR).expanduser()
+
+
 def read_record(name):
     """WFDB record -> (k, 12, samples) float32 mV, its pieces of 10 s, and whether it is simulated.
 
@@ -109,7 +114,7 @@ def read_record(name):
     gain, leads, length and checksums are right. Any other record is read by wfdb.
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
-    path = Path(DATA_DIR).expanduser() / name
+    path = database() / name
     try:
         adc = np.fromfile(f"{path}.dat", "<i2")
         header = Path(f"{path}.hea").read_text(errors="replace")
@@ -169,7 +174,7 @@ def write_signals(names, path, left_out):
 
 def read_table(name, columns, index):
     """CSV file of DATA_DIR -> pandas table sorted by its index, with at least these columns."""
-    path = Path(DATA_DIR).expanduser() / name
+    path = database() / name
     try:
         table = pd.read_csv(path, index_col=index).sort_index()
     except FileNotFoundError:
@@ -268,7 +273,7 @@ def read_headers(left_out):
     """
     known = [line.split() for line in SNOMED.strip().splitlines()]
     statement_of = {code: name for name, *codes in known for code in codes}
-    folder = Path(DATA_DIR).expanduser()
+    folder = database()
     rows = {}
     for path in sorted(folder.rglob("*.hea")):
         if re.fullmatch(r"HR\d{5}", path.stem):
@@ -330,9 +335,8 @@ def main():
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     if DOWNLOAD and NAME == "ptbxl":
         folder = f"records{SAMPLING_RATE}/"
-        parts = (folder, "ptbxl_database.csv", "scp_statements.csv")
-        download(Path(DATA_DIR).expanduser(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
-                 lambda name: name.startswith(parts))
+        download(database(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
+                 (folder, "ptbxl_database.csv", "scp_statements.csv"))
     left_out = Counter()
     table, scp = read_csv_files() if LABELS == "csv" else read_headers(left_out)
     metadata, labels = make_metadata(table, scp, left_out)

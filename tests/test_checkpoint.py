@@ -39,13 +39,6 @@ def test_thresholds_have_the_best_f1_to_be_expected():
     assert thresholds[2] == 0.5   # no row has this class
 
 
-def test_platt_scaling_finds_the_slope_and_intercept_that_made_the_truth():
-    rng = np.random.default_rng(0)
-    score = rng.normal(size=100_000)
-    truth = rng.random(100_000) < 1 / (1 + np.exp(-(2 * score - 1)))
-    np.testing.assert_allclose(stage.platt_scaling(score, truth), (2, -1), atol=0.05)
-
-
 # ---- A checkpoint describes itself ----
 
 @pytest.mark.parametrize("dataset, model", COMBINATIONS)

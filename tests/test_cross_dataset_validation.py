@@ -291,6 +291,24 @@ def test_strips_without_any_beat_are_refused_with_one_sentence(trained):
         stage.score_strips(checkpoint, net, strips)
 
 
+@pytest.mark.parametrize("source", ["ptbxl", "mitbih"])
+def test_a_target_without_a_strip_is_refused_with_one_sentence(trained, source):
+    trained(source, "mlp")
+    data = preprocess_mitbih.load_dataset(source)
+    other = preprocess_mitbih.load_dataset("mitbih" if data.is_ptbxl else "ptbxl")
+    checkpoint, net = model_training.load_checkpoint(data, "mlp", strips=True)
+    with pytest.raises(SystemExit, match="^there is no piece of 10 s to score"):
+        stage.score_strips(checkpoint, net, stage.strips_of(other, []))
+
+
+def test_records_shorter_than_a_strip_are_refused_with_one_sentence(trained):
+    trained("ptbxl", "mlp")
+    simulate.write_mitbih("short", records=("101", "102"), seconds=8)
+    run_stage(preprocess_mitbih, NAME="own", DATA_DIR="short", RECORDS=["101"])
+    with pytest.raises(SystemExit, match="^there is no piece of 10 s to score"):
+        cross("ptbxl", "own", "mlp")
+
+
 def test_pieces_of_a_record_have_one_score_the_largest(trained):
     trained("ptbxl", "mlp")
     data = preprocess_mitbih.load_dataset("ptbxl")

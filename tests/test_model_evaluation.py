@@ -420,7 +420,7 @@ def random_inputs(rows, samples):
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()
     recipe = SimpleNamespace(crop=60, classes=list("abcd"))
-    scored = example()._replace(net=net, recipe=recipe, signals=signals, features=features)
+    scored = example()._replace(net=net, recipe=recipe, inputs=[signals, features])
     return scored, np.array([0, 2, 1][:rows])
 
 
@@ -435,8 +435,8 @@ class Squares(torch.nn.Module):
 def test_integrated_gradients_of_sums_and_squares_equal_a_computation_by_hand():
     signals = torch.randn(2, 2, 60)
     scored = example()._replace(
-        net=Squares(), recipe=SimpleNamespace(crop=60, classes=["a", "b"]), signals=signals,
-        features=torch.zeros(2, 0))
+        net=Squares(), recipe=SimpleNamespace(crop=60, classes=["a", "b"]),
+        inputs=[signals, torch.zeros(2, 0)])
     attribution = stage.integrated_gradients(scored, np.arange(2), np.array([0, 1]))
     expected = torch.stack([signals[0].square() - 0.3 ** 2, signals[1] - 0.3])
     torch.testing.assert_close(attribution, expected, atol=1e-5, rtol=1e-5)
@@ -449,9 +449,9 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits(members):
         scored = scored._replace(members=np.array(members, bool))
     attribution = stage.integrated_gradients(scored, np.arange(3), classes)
     ends = []
-    for x in (scored.signals, torch.full_like(scored.signals, 0.3)):
+    for x in (scored.inputs[0], torch.full_like(scored.inputs[0], 0.3)):
         with torch.no_grad():
-            logits = model_training.crop_logits(scored.net, x, scored.features, 60)
+            logits = model_training.crop_logits(scored.net, x, scored.inputs[1], 60)
         logits = model_training.class_logits(logits, scored.recipe, scored.members)
         ends.append(logits[np.arange(3), classes])
     difference = ends[0] - ends[1]
@@ -480,8 +480,8 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one():
             x = signals[:, 0, 40:60].sum(dim=1)
             return torch.stack([x, torch.zeros_like(x)], dim=1)
     recipe = SimpleNamespace(task="multiclass", crop=100, classes=["a", "b"])
-    scored = example()._replace(net=Middle(), recipe=recipe, signals=torch.ones(30, 1, 100),
-                                features=torch.zeros(30, 0))
+    scored = example()._replace(net=Middle(), recipe=recipe, inputs=[
+        torch.ones(30, 1, 100), torch.zeros(30, 0)])
     good = np.zeros((30, 1, 100))
     good[:, :, 40:60] = np.linspace(1, 2, 20)
     rows = np.arange(30)
@@ -572,8 +572,8 @@ def test_rows_are_scored_with_the_checkpoints_thresholds(trained, dataset):
     checkpoint = model_training.load_pth(f"{dataset}_mlp_model.pth")
     (_, net, data, rows, _), inputs = stage.predict_test_rows(dataset, "mlp")
     with torch.no_grad():
-        logits = model_training.crop_logits(net, *inputs, scored.recipe.crop).double().numpy()
-    logits = logits[np.isin(rows, scored.rows)]
+        logits = model_training.crop_logits(
+            net, *(values[scored.rows] for values in inputs), scored.recipe.crop).double().numpy()
     if dataset == "ptbxl":
         assert scored.names == sorted(data.header.class_names)
         none = np.stack([np.prod(1 / (1 + np.exp(logits[:, np.isin(

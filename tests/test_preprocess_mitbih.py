@@ -303,7 +303,9 @@ def test_detected_beats_too_near_the_ends_have_no_row(work, capsys):
         data = run(RECORDS=["p"], R_PEAKS=mode)
         np.testing.assert_array_equal(data.metadata["sample"], peaks[1:-1])
         assert data.annotations["row"].tolist() == [-1, 0, 1, 2, -1]
-        assert "2  beats too near to the ends of the record" in capsys.readouterr().out
+        printed = capsys.readouterr().out
+        assert "2  beats too near to the ends of the record" in printed
+        assert "not detected" not in printed
 
 
 @pytest.mark.parametrize("end", ["]", None])
@@ -688,9 +690,9 @@ def published_beats():
         record += [len(records)] * counts[subset].sum()
         symbol += np.repeat(list("NAVF/"), counts[subset]).tolist()
         records += [{"name": name, "subset": subset, "simulated": False} for name in names.split()]
-    beats = np.zeros(len(record), stage.BEAT_FIELDS)
+    beats = np.zeros(len(record), stage.ANNOTATION_FIELDS)
     beats["record"] = record
-    beats["symbol"] = symbol
+    beats["label"] = stage.symbol_labels(np.array(symbol))
     return beats, records
 
 
@@ -707,7 +709,7 @@ def test_published_counts_are_compared_to_the_beat():
     for annotator in (None, "qrs"):   # nothing was published of other annotations
         with changed(stage, ANNOTATOR=annotator):
             assert "DS" not in stage.check_published(beats[:0], records)
-    beats["symbol"][np.flatnonzero(beats["symbol"] == "A")[-1]] = "N"   # in a record of DS2
+    beats["label"][np.flatnonzero(beats["label"] == 1)[-1]] = 0   # in a record of DS2
     with pytest.raises(SystemExit, match="DS2 has .44260, 1836, .* but .44259, 1837, "):
         stage.check_published(beats, records)
 

@@ -1,5 +1,6 @@
 """The training loop of model_training.py: loss, seeds, the last epoch, resume, bad settings."""
 
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -295,10 +296,11 @@ def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
 
 @pytest.mark.parametrize("name, value", [
     ("DATASET", "mit"), ("MODEL", "cnnn"), ("SPLIT", "patient"), ("DEVICE", "tpu"),
-    ("DEVICE", "cuda")])
+    ("DEVICE", "cuda"), ("DATASET", ["mitbih"]), ("MODEL", ["cnn", "lstm"])])
 def test_unknown_choices_are_named(work, monkeypatch, name, value):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
-    with pytest.raises(SystemExit, match=f"^{name} = '{value}': expected one of .*[a-z]$"):
+    sentence = f"^{re.escape(f'{name} = {value!r}')}: expected one of .*[a-z]$"
+    with pytest.raises(SystemExit, match=sentence):
         run_stage(stage, **{name: value})
 
 

@@ -68,7 +68,7 @@ def measure(name, detector):
     """Names of a record and of a detector -> dict: counts, seconds, whether it is simulated."""
     path = Path(mitbih.DATA_DIR, name)
     header = mitbih.read_header(path)
-    columns = list(mitbih.choose_leads(header.sig_name).values())
+    columns = list((mitbih.lead_columns(header.sig_name, mitbih.LEADS) or {0: 0}).values())
     record = wfdb.rdrecord(str(path), channels=columns[:1], physical=False)
     began = time.perf_counter()
     found = np.sort(np.asarray(DETECTORS[detector](record), np.int64))
