@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from contextlib import chdir
+from pathlib import Path
 from types import SimpleNamespace
 
 import choose_strips
@@ -11,6 +12,7 @@ import choose_tasks
 import crossvalidate
 import detectors
 import harness
+import leads
 import measure
 import measure_all
 import measure_cross
@@ -357,6 +359,32 @@ def test_ptbxls_recipe_is_chosen_on_fold_9(prepared, quick_pictures, monkeypatch
     assert one.startswith("as it is, seed 0") and other.startswith("batch_size=32, seed 0")
     assert one.split()[-6:] != other.split()[-6:]
     assert not list(prepared.glob("*.pth"))
+
+
+# ---- leads.py ----
+
+def test_every_lead_trains_and_its_gain_is_over_the_recipe_as_it_is(
+        prepared, quick_pictures, monkeypatch):
+    monkeypatch.setattr(choose_tasks, "SEEDS", [0])
+    small = {"ptbxl": SHORT | {"batch_size": 16, "crop_seconds": 1.0}}
+    narrow = {"ptbxl": {"cnn": {"widths": [24, 24, 24, 24]}}}
+    with harness.changed(model_training, RECIPES=small, ARCHITECTURES=narrow):
+        harness.run_stage(model_training, DATASET="ptbxl", SECOND_NET=False)
+        teacher = Path("results/ptbxl_cnn_0")
+        teacher.mkdir(parents=True)
+        for path in [*prepared.glob("ptbxl_*.npy"), Path("ptbxl_cnn_model.pth")]:
+            (teacher / path.name).symlink_to(path.resolve())
+        run(leads, monkeypatch)
+    auc = {path.stem.removesuffix(", seed 0"): json.loads(path.read_text())["auc"]
+           for path in leads.FOLDER.glob("*.json")}
+    assert set(auc) == set(leads.LEADS)
+    assert len({tuple(of_lead.values()) for of_lead in auc.values()}) == len(auc)   # all differ
+    text = Path("results/leads.md").read_text()
+    gain = auc["mixup"]["form"] - auc["as it is"]["form"]
+    assert f"({gain:+.3f})" in next(line for line in text.splitlines() if "mixup" in line)
+    monkeypatch.setattr(runs, "code_version", lambda: "other")
+    with pytest.raises(SystemExit, match="of other code"):
+        run(leads, monkeypatch, "mixup")
 
 
 # ---- crossvalidate.py ----
