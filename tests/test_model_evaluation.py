@@ -414,8 +414,8 @@ def random_inputs(rows, samples):
     """-> Scored of a small net, and the class of each row."""
     torch.manual_seed(0)
     net = model_training.Ensemble(
-        "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem_kernel=5,
-        stem_stride=2, head=(None, None, 0.5)).double().eval()
+        "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem=(5, 2),
+        excitation=True, head=(None, None, 0.5)).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()

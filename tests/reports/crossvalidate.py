@@ -4,7 +4,7 @@ Run it in a folder with the mitbih_*.npy files, with the name of a model and cha
 ARCHITECTURES:
 
     python tests/reports/crossvalidate.py cnn epochs=8 signal_noise=2.0
-    python tests/reports/crossvalidate.py cnn stem_kernel=31
+    python tests/reports/crossvalidate.py cnn "stem=(31, 3)"
 
 Choices for MIT-BIH are made here, and never on DS2: only the rows of DS1 are kept in memory. Each
 of GROUPINGS divides DS1's patients at random into GROUPS groups. A model is trained on all groups

@@ -134,24 +134,6 @@ def fit_average(net, *arguments, plain=model_training.fit):
 
 # ---- Layers ----
 
-class SqueezeAndExcitation(nn.Module):
-    """(n, width, 1, t) -> the same, each map weighed by all of them (Hu et al. 2018)."""
-
-    def __init__(self, width):
-        super().__init__()
-        self.layers = nn.Sequential(nn.Linear(width, width // 8), nn.ReLU(),
-                                    nn.Linear(width // 8, width), nn.Sigmoid())
-
-    def forward(self, x):
-        return x * self.layers(x.mean(dim=(2, 3)))[:, :, None, None]
-
-
-class ExcitedBlock(ResidualBlock):
-    def __init__(self, inputs, outputs, kernel):
-        super().__init__(inputs, outputs, kernel)
-        self.layers.append(SqueezeAndExcitation(outputs))
-
-
 class ManyKernels(nn.Module):
     """Convolutions of several kernels side by side, in place of one (Szegedy et al. 2015)."""
 
@@ -165,8 +147,9 @@ class ManyKernels(nn.Module):
 
 
 class MultiScaleBlock(ResidualBlock):
-    def __init__(self, inputs, outputs, kernel):
-        super().__init__(inputs, outputs, kernel)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        _, inputs, outputs, _ = arguments
         self.layers[0] = ManyKernels(inputs, outputs, (3, 7, 15), 2)
         self.layers[4] = ManyKernels(outputs, outputs, (3, 5, 9), 1)
 
@@ -174,8 +157,9 @@ class MultiScaleBlock(ResidualBlock):
 class LongBlock(ResidualBlock):
     """A residual block, then a convolution of 31 steps within each map, added to it."""
 
-    def __init__(self, inputs, outputs, kernel):
-        super().__init__(inputs, outputs, kernel)
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        _, _, outputs, _ = arguments
         self.long = nn.Sequential(
             nn.Conv2d(outputs, outputs, (1, 31), padding=(0, 15), groups=outputs, bias=False),
             nn.BatchNorm2d(outputs))
@@ -198,7 +182,7 @@ LEADS = {   # name -> what it replaces in model_training
     "mixup": changed_batches(mixup),
     "cutmix": changed_batches(cutmix),
     "2 to 6 leads absent": changed_batches(mask_leads),
-    "squeeze and excitation": {"ResidualBlock": ExcitedBlock},
+    "without excitation": {"RECIPES": {"ptbxl": {"excitation": False}}},
     "kernels of three lengths": {"ResidualBlock": MultiScaleBlock},
     "kernels of 31 steps": {"ResidualBlock": LongBlock},
     "age and sex": {"dataset_inputs": inputs_with_age},
