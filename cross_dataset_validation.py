@@ -125,12 +125,13 @@ def ptbxl_strips(data, folds):
     unite(truth)
     only_normal = superclasses["NORM"] & (superclasses.sum(axis=1) == 1)
     known = superclasses.any(axis=1) | (data.name != "ptbxl") & truth.any(axis=1)
-    place = pd.DataFrame({"record": data.record[rows], "sample": 0, "patient": data.patient[rows]})
     return SimpleNamespace(
         signals=data.signals[rows], rate=header.sampling_rate, leads=header.leads,
         beats=beats_of(metadata),
         truth=with_abnormal(truth, (~only_normal).astype(float).where(known)),
-        place=place, notes=["beats: found in all leads"],
+        place=pd.DataFrame(
+            {"record": data.record[rows], "sample": 0, "patient": data.patient[rows]}),
+        notes=["beats: found in all leads"],
         left_out=Counter({"pieces without a label of normal or abnormal": int(np.sum(~known))}))
 
 

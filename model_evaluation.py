@@ -374,7 +374,7 @@ def by_lead(scored, attribution):
     """
     leads = len(scored.recipe.leads)
     size = attribution.unflatten(1, (-1, leads)).sum(dim=1).abs()
-    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
+    smoothing = round(0.02 * scored.data.header.sampling_rate)
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 
@@ -505,7 +505,8 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
             start = lead // 3 * 2.5
             part = slice(round(start * rate), round((start + 2.5) * rate))
             lines[-1].append((start, -4 * (lead % 3), voltage[lead, part], every[lead, part], name))
-        lines[-1].append((0, -12, voltage[1], every[1], f"II    {caption}"))
+        long = min(1, len(voltage) - 1)   # lead II
+        lines[-1].append((0, -12, voltage[long], every[long], f"{header.leads[long]}    {caption}"))
     figure = Figure(figsize=(11, (7 if scored.data.is_ptbxl else 4) * len(lines)),
                     layout="constrained")
     for axis, traces in zip(figure.subplots(len(lines), 1, squeeze=False).ravel(), lines):
@@ -563,9 +564,8 @@ FORMAT = {   # of printed tables
 def predictions_table(scored):
     """Scored -> table of one row a test example: identifiers, truth, called, probabilities."""
     names = np.array(scored.names)
-    metadata = scored.data.metadata[scored.rows]
     fields = ["fold", "age", "sex"] if scored.data.is_ptbxl else ["sample", "symbol"]
-    table = pd.DataFrame({field: metadata[field] for field in fields})
+    table = pd.DataFrame(scored.data.metadata[scored.rows][fields])
     table.insert(0, "record", scored.data.record[scored.rows])
     table.insert(1, "patient", scored.data.patient[scored.rows])
     table["true"] = ["+".join(names[row]) for row in scored.truth]
@@ -618,7 +618,6 @@ def make_tables(scored):
 def task_tables(outputs):
     """What predict_test_rows gives of PTB-XL -> dict of heading -> table, of all six tasks."""
     tasks = {}
-    statements = None
     for task in outputs[2].header.tasks:
         scored = score_rows(*outputs, task)
         summary = summarise_figures(scored)

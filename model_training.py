@@ -119,7 +119,7 @@ def choose_sides(data, split):
     else:
         subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
         side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records}
-        side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS)
+        side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS or "none")
                     if data.name == "mitbih" and name in side_of}
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
@@ -624,8 +624,8 @@ def validation_score(probability, targets):
     Multilabel: macro AUC. Multiclass: mean F1 of the first three classes, N, S and V.
     """
     if targets.ndim == 2:
-        pairs = [(true, p) for true, p in zip(targets.T, probability.T) if true.min() < true.max()]
-        return np.mean([roc_auc_score(*pair) for pair in pairs])
+        return np.mean([roc_auc_score(truth, p) for truth, p in zip(targets.T, probability.T)
+                        if truth.min() < truth.max()])
     return f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
                     labels=[0, 1, 2])
 
@@ -750,7 +750,7 @@ def best_thresholds(probability, targets):
     """
     thresholds = []
     for p, truth in zip(probability.T, targets.T):
-        if truth.min() == truth.max():
+        if truth.all() or not truth.any():
             thresholds.append(0.5)
             continue
         called = np.sort(p)[::-1]   # a threshold calls the first one, two, ... of these rows
@@ -855,14 +855,14 @@ def plot_history(history, title, path):
 
 def choose_recipe(data, changes):
     """The constants -> every setting of a net, as it travels in the checkpoint."""
-    recipe = SimpleNamespace(**RECIPES[DATASET] | changes, split=SPLIT, seed=SEED)
+    recipe = SimpleNamespace(**RECIPES[DATASET] | changes, split=SPLIT, seed=int(SEED))
     recipe.sides = choose_sides(data, SPLIT)
     if not recipe.hold_out:
         recipe.sides["train"] += recipe.sides["validation"]
         recipe.sides["validation"] = []
     recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
     recipe.classes = data.header.statement_names if data.is_ptbxl else data.header.class_names
-    recipe.learning_rate = recipe.learning_rate[MODEL]
+    recipe.learning_rate = float(recipe.learning_rate[MODEL])
     available = data.header.leads
     of_recipe = [name for name in available if lead_name(name) in recipe.leads]
     recipe.leads = (of_recipe or available[:1]) if LEADS is None else as_names(LEADS)
@@ -904,7 +904,7 @@ def train(data, device, name, changes):
     print(f"{name}, {recipe.task}, on {device}. Rows:",
           *(f"{len(part):,} {side}" for side, part in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
-    if not len(rows["train"]) or (recipe.hold_out and not len(rows["validation"])):
+    if len(rows["train"]) < 2 or (recipe.hold_out and not len(rows["validation"])):
         raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
 
     examples = make_examples(data, recipe)

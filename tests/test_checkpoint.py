@@ -37,6 +37,7 @@ def test_thresholds_have_the_best_f1_to_be_expected():
     assert thresholds[0] == pytest.approx(best[0] / 2, abs=0.02)   # Lipton et al. 2014
     assert thresholds[1] > thresholds[0] + 0.05
     assert thresholds[2] == 0.5   # no row has this class
+    assert stage.best_thresholds(probability[:0], targets[:0].astype(bool)) == [0.5] * 3
 
 
 # ---- A checkpoint describes itself ----

@@ -113,6 +113,14 @@ def test_the_hash_seed_changes_nothing_and_constants_may_be_edited(work):
     assert outputs(work) == before
 
 
+def test_records_of_one_lead_are_trained_on_and_drawn(work, quick_pictures):
+    write_ptbxl(work / PTBXL, records=100)
+    run_stage(preprocess_ptbxl, LEADS=["V1"])
+    train("ptbxl", "mlp")
+    run_stage("model_evaluation", DATASET="ptbxl", MODEL="mlp", STEPS=1)
+    assert (work / "ptbxl_mlp_explanation.png").is_file()
+
+
 def test_other_classes_and_500_hz_pass_through_the_whole_chain(work, quick_pictures):
     simulate.write_mitbih(work / MITBIH, seconds=30)
     write_ptbxl(work / PTBXL, records=100, sampling_rate=500)

@@ -519,6 +519,16 @@ def test_records_in_other_forms_are_read_as_the_plain_one(work, form):
     np.testing.assert_allclose(data.annotations["sample"], REC_PEAKS, atol=2)
 
 
+@pytest.mark.parametrize("unit, encoding", [("\u00b5V", "utf8"), ("\u03bcV", "utf8"),
+                                            ("\u00b5V", "latin1")])
+def test_microvolts_that_wfdb_would_read_as_volts_are_refused(work, unit, encoding):
+    write_rec("rec", units=["uV", "uV"])
+    header = Path("rec/rec.hea")
+    header.write_bytes(header.read_text().replace("uV", unit).encode(encoding))
+    with pytest.raises(SystemExit, match="rec: .*it has µV, write uV"):
+        run("other", DATA_DIR="rec")
+
+
 def test_the_checksums_of_several_files_are_compared(work):
     write_rec("rec")
     in_two_files(wrong=1)
@@ -896,13 +906,14 @@ def test_without_a_list_all_headers_of_the_folder_are_records(database, work):
 
 
 def test_the_list_names_the_records_and_their_order(database, work):
-    (work / MITBIH / "RECORDS").write_text("118\n101\n")
+    (work / MITBIH / "RECORDS").write_text("118\n101\n118\n")
     assert [record["name"] for record in run().header.records] == ["118", "101"]
 
 
 @pytest.mark.parametrize("records, read", [
     ([101, "114"], {"101", "114"}), (["114", "114"], {"114"}), ("118 101", {"101", "118"}),
-    (("101", "114"), {"101", "114"}), (118, {"118"}), ("118", {"118"})])
+    (("101", "114"), {"101", "114"}), (118, {"118"}), ("118", {"118"}),
+    ("118, 101", {"101", "118"}), (np.array(["101", "114"]), {"101", "114"})])
 def test_records_are_named_by_text_or_number_and_read_once(database, records, read):
     data = run(RECORDS=records)
     assert set(data.record) == read and len(data.header.records) == len(read)
@@ -912,7 +923,7 @@ def test_records_are_named_by_text_or_number_and_read_once(database, records, re
     ({"R_PEAKS": "qrs"}, "R_PEAKS = 'qrs': expected one of annotated, detected"),
     ({"BAD_RECORDS": "?"}, "BAD_RECORDS = '?': expected one of stop, skip"),
     *(({name: value}, f"{value!r} has no names: expected a list of them, such as")
-      for name in ("LEADS", "RECORDS") for value in (None, [], "")),
+      for name in ("LEADS", "RECORDS") for value in (None, [], "", {"II"})),
     ({"name": "ptbxl"}, "NAME = 'ptbxl', SAMPLING_RATE = 360: expected another name than ptbxl"),
     ({"SAMPLING_RATE": 360.0}, "NAME = 'mitbih', SAMPLING_RATE = 360.0: expected another name"),
 ])

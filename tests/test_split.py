@@ -112,8 +112,14 @@ def test_a_validation_record_may_be_left_out_or_absent(prepared):
     assert members["validation"] == ["124"]
 
 
+def test_no_record_has_to_validate(prepared):
+    _, _, members = split("mitbih", VALIDATION_RECORDS=[])
+    assert members["validation"] == [] and {"114", "124"} <= {*members["train"]}
+
+
 @pytest.mark.parametrize("one, two", [
-    (101, [114, 124]), ("101", ("114", "124")), ((101,), "114 124"), (("101",), (114, "124"))])
+    ("101,", "114, 124"), (101, [114, 124]), ("101", ("114", "124")), ((101,), "114 124"),
+    (("101",), (114, "124"))])
 def test_records_are_named_by_lists_tuples_numbers_or_strings(prepared, one, two):
     _, _, members = split("mitbih", EXCLUDED_RECORDS=one, VALIDATION_RECORDS=two)
     assert members["validation"] == ["114", "124"] and "101" not in members["train"]

@@ -99,6 +99,12 @@ def test_the_seed_repeats_a_run_exactly(prepared):
     assert not equal_weights(first, train(SEED=1))
 
 
+def test_numbers_of_numpy_make_a_checkpoint_that_can_be_read(prepared):
+    train(SEED=np.int64(1), settings={"learning_rate": {"mlp": np.float64(1e-3)}})
+    checkpoint, _ = stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
+    assert (checkpoint.recipe.seed, checkpoint.recipe.learning_rate) == (1, 1e-3)
+
+
 def test_the_last_epoch_is_kept_whatever_its_score(prepared, monkeypatch):
     predictions = []
 
@@ -306,6 +312,8 @@ def test_unknown_choices_are_named(work, monkeypatch, name, value):
 
 @pytest.mark.parametrize("constants, message", [
     ({"VALIDATION_FOLD": 11}, "no rows to train or to validate with"),
+    ({"split_rows": lambda *_: {"train": [0], "validation": [1, 2], "test": []},
+      "check_patients": lambda *_: ""}, "no rows to train or to validate with"),
     ({"LEADS": ["V9"]}, "LEADS = .'V9'.: ptbxl_signals.npy has .'I', 'II'"),
     ({"LEADS": []}, r"^\[\] has no names: expected a list of them"),
     ({"settings": {"crop_seconds": 20}}, "crop_seconds makes 2000 samples, but .* has 1000 a row"),
