@@ -254,10 +254,12 @@ def beat_logits(checkpoint, net, data, rows):
     Part by part, so that memory stays flat in a record of a day.
     """
     recipe = checkpoint.recipe
-    if data.header.sampling_rate != recipe.rate:
-        raise SystemExit(f"{data.name} has {data.header.sampling_rate} Hz, the model "
-                         f"{recipe.rate} Hz: make both with the same SAMPLING_RATE in "
-                         "preprocess_mitbih.py")
+    rate = data.header.sampling_rate
+    segment = data.signals.shape[2]
+    if (rate, segment) != (recipe.rate, recipe.segment):
+        raise SystemExit(f"{data.name} has {segment} samples a beat at {rate} Hz, the model "
+                         f"{recipe.segment} at {recipe.rate} Hz: make both with the same "
+                         "SAMPLING_RATE and SEGMENT in preprocess_mitbih.py")
     logits = torch.zeros(len(rows), checkpoint.net_arguments["outputs"])
     for part in rows_by_context(data.metadata[rows], recipe.context_seconds * recipe.rate):
         signals, sentence = match_leads(data.signals[rows[part]], data.header.leads,

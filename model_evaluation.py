@@ -121,6 +121,8 @@ def score_rows(checkpoint, net, data, rows, logits, task=None):
         called = most_probable(probability)
         title = f"{data.name}, {data.header.r_peaks} beats"
         beats = called_beats(data, rows, probability)
+    if not known.any():
+        raise SystemExit(f"no test row has a label of {title}: preprocess the complete dataset")
     title += f", {checkpoint.model}, {recipe.split} split, {known.sum():,} rows"
     title = ". ".join([title, *warnings_of(data.header, recipe)])
     return Scored(title, data, net, recipe, names, members, rows[known], truth[known],

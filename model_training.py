@@ -63,7 +63,6 @@ DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; 
 # learning_rate       peak of the one-cycle schedule
 # class_weight_power  MIT-BIH: a class of count c weighs 1 / c^power in the loss
 # head                flatten_width and hidden_width of `Net`, None: without; its dropout
-# excitation          whether each block of a cnn or lstm weighs its maps, see `Excitation`
 # ensemble_size       how many nets learn side by side, see `Ensemble`
 # hold_out            whether the validation records or fold are kept from training
 TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
@@ -73,15 +72,15 @@ RECIPES = {
         "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
         "epochs": 6, "batch_size": 256,
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head": (64, None, 0.25), "excitation": False,
-        "ensemble_size": 5, "hold_out": False,
+        "class_weight_power": 0.25, "head": (64, None, 0.25), "ensemble_size": 5,
+        "hold_out": False,
     },
     "ptbxl": {
         "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
         "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
         "epochs": 24, "batch_size": 128,
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},
-        "head": (None, None, 0.25), "excitation": True, "ensemble_size": 1, "hold_out": True,
+        "head": (None, None, 0.25), "ensemble_size": 1, "hold_out": True,
     },
 }
 STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
@@ -92,7 +91,7 @@ STRIPS = {   # what changes in a second net, which is for strips of 10 s of the 
     },
     "ptbxl": {
         "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
-        "head": (None, 128, 0.0), "excitation": False, "batch_size": 64, "epochs": 4,
+        "head": (None, 128, 0.0), "batch_size": 64, "epochs": 4,
     },
 }
 ARCHITECTURES = {   # stem: kernel and stride; windows: length and step in parts of the crop
@@ -314,29 +313,15 @@ def conv(inputs, outputs, kernel, stride=1):
     return nn.Conv2d(inputs, outputs, (1, kernel), (1, stride), (0, kernel // 2), bias=False)
 
 
-class Excitation(nn.Sequential):
-    """(n, width, 1, t) -> the same, each map weighed by the means of all (Hu et al. 2018)."""
-
-    def __init__(self, width):
-        super().__init__(
-            nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width // 8, 1), nn.ReLU(),
-            nn.Conv2d(width // 8, width, 1), nn.Sigmoid())
-
-    def forward(self, x):
-        return x * super().forward(x)
-
-
 class ResidualBlock(nn.Module):
     """(n, inputs, 1, t) -> (n, outputs, 1, t / 2): two convolutions beside a pooled shortcut."""
 
-    def __init__(self, excitation, inputs, outputs, kernel):
+    def __init__(self, inputs, outputs, kernel):
         super().__init__()
         self.layers = nn.Sequential(
             conv(inputs, outputs, kernel, 2), nn.BatchNorm2d(outputs), nn.ReLU(),
             nn.Dropout2d(0.1),
             conv(outputs, outputs, kernel), nn.BatchNorm2d(outputs))
-        if excitation:
-            self.layers.append(Excitation(outputs))
         self.shortcut = nn.Sequential(
             nn.AvgPool2d((1, 2), ceil_mode=True), conv(inputs, outputs, 1),
             nn.BatchNorm2d(outputs))
@@ -348,10 +333,10 @@ class ResidualBlock(nn.Module):
 class Convolutions(nn.Sequential):
     """(n, leads, samples) -> (n, width, steps): a strided stem, then residual blocks."""
 
-    def __init__(self, leads, widths, stem, excitation):
+    def __init__(self, leads, widths, stem):
         super().__init__(
             conv(leads, widths[0], *stem), nn.BatchNorm2d(widths[0]), nn.ReLU(),
-            *map(partial(ResidualBlock, excitation), widths, widths[1:], (5, 5, 5, 3)))
+            *map(ResidualBlock, widths, widths[1:], (5, 5, 5, 3)))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
@@ -400,10 +385,10 @@ def mean_and_max(x):
 class CNN(Net):
     """Residual convolutional network."""
 
-    def __init__(self, *, channels, samples, widths, stem, excitation, **shared):
+    def __init__(self, *, channels, samples, widths, stem, **shared):
         steps = ceil(samples / (stem[1] * 2 ** len(widths)))
         super().__init__((widths[-1], steps), **shared)
-        self.layers = Convolutions(channels, (widths[0], *widths), stem, excitation)
+        self.layers = Convolutions(channels, (widths[0], *widths), stem)
 
     def maps(self, x):
         return self.layers(x)                              # (n, width, steps)
@@ -412,10 +397,10 @@ class CNN(Net):
 class LSTM(Net):
     """Bidirectional LSTM over a strided convolutional stem."""
 
-    def __init__(self, *, channels, samples, width, stem, excitation, **shared):
+    def __init__(self, *, channels, samples, width, stem, **shared):
         super().__init__((2 * width, ceil(samples / (stem[1] * 4))), **shared)
         widths = (width // 2, width, width)
-        self.stem = Convolutions(channels, widths, stem, excitation)
+        self.stem = Convolutions(channels, widths, stem)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
 
     def maps(self, x):
@@ -429,7 +414,7 @@ class MLP(Net):
     A beat is one window. In a crop of a record, many windows overlap.
     """
 
-    def __init__(self, *, channels, samples, widths, windows=(1, 1), excitation=False, **shared):
+    def __init__(self, *, channels, samples, widths, windows=(1, 1), **shared):
         super().__init__((widths[-1], None), **shared)
         self.window, self.step = (round(part * samples) for part in windows)
         sizes = [channels * self.window, *widths]
@@ -886,7 +871,6 @@ def make_net(examples, rows, recipe):
         "samples": recipe.crop,
         "outputs": len(recipe.classes) + examples.statements.shape[1],
         "head": recipe.head,
-        "excitation": recipe.excitation,
         **ARCHITECTURES[DATASET][MODEL],
     }
     net = Ensemble(MODEL, **arguments)
@@ -938,6 +922,8 @@ def main():
     check_choice("DATASET", DATASET, RECIPES)
     check_choice("MODEL", MODEL, MODELS)
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
+    check_choice("VALIDATION_FOLD", VALIDATION_FOLD, range(1, 11))
+    check_choice("TEST_FOLD", TEST_FOLD, range(1, 11))
     device = start_processes()
     data = load_dataset(DATASET)
     train(data, device, f"{DATASET}_{MODEL}", {})

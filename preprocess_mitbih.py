@@ -572,14 +572,14 @@ def main():
 
 def check_choice(name, value, allowed):
     """Stops the run with one sentence if a constant has none of its allowed values."""
-    if value not in list(allowed) or isinstance(value, float):
+    if type(value) not in (str, int) or value not in allowed:
         raise SystemExit(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}")
 
 
 def as_names(value):
     """A constant that takes names: "II V1", ["II", "V1"], ("100",) or 100 -> list of str."""
     names = value.replace(",", " ").split() if isinstance(value, str) else np.ravel(value).tolist()
-    if not names or None in names or isinstance(value, set):
+    if not names or {*map(type, names)} - {str, int}:   # such as a set, None
         raise SystemExit(f'{value!r} has no names: expected a list of them, such as ["II", "V1"]')
     return list(map(str, names))
 

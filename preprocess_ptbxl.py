@@ -333,6 +333,8 @@ def main():
     check_choice("SAMPLING_RATE", SAMPLING_RATE, [100, 500])
     check_choice("LABELS", LABELS, ["csv", "header"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
+    if NAME == "mitbih":
+        raise SystemExit("NAME = 'mitbih': expected another name, this one has beats")
     if DOWNLOAD and NAME == "ptbxl":
         folder = f"records{SAMPLING_RATE}/"
         download(database(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",

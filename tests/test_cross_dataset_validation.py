@@ -608,12 +608,15 @@ def test_logits_of_a_long_record_come_part_by_part(trained):
     torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-4)
 
 
-def test_a_database_of_another_rate_than_the_models_is_refused(trained):
+@pytest.mark.parametrize("constants, has", [
+    ({"SAMPLING_RATE": 250}, "360 samples a beat at 250 Hz"),
+    ({"SEGMENT": 100}, "100 samples a beat at 360 Hz")])
+def test_a_database_of_other_beats_than_the_models_is_refused(trained, constants, has):
     simulate.write_mitbih(MITBIH, records=["100", "119"], seconds=20)
     simulate.write_at_rate(MITBIH, "svdb", {"100": "800", "119": "801"}, 128, ["ECG1", "ECG2"])
-    run_stage(preprocess_mitbih, NAME="svdb", DATA_DIR="svdb", LEADS=["ECG1"], SAMPLING_RATE=250)
+    run_stage(preprocess_mitbih, NAME="svdb", DATA_DIR="svdb", LEADS=["ECG1"], **constants)
     trained("mitbih", "mlp")
-    with pytest.raises(SystemExit, match="svdb has 250 Hz, the model 360 Hz: make both with"):
+    with pytest.raises(SystemExit, match=f"svdb has {has}, the model 360 at 360 Hz: make both"):
         cross("mitbih", "svdb", "mlp")
 
 

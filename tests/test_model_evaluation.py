@@ -415,7 +415,7 @@ def random_inputs(rows, samples):
     torch.manual_seed(0)
     net = model_training.Ensemble(
         "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem=(5, 2),
-        excitation=True, head=(None, None, 0.5)).double().eval()
+        head=(None, None, 0.5)).double().eval()
     net.normalise_signals.mean += 0.3
     signals = torch.randn(rows, 2, samples).double()
     features = torch.randn(rows, 3).double()
@@ -877,3 +877,10 @@ def test_a_model_trained_on_all_records_has_no_test_rows(trained):
     trained("mitbih", "mlp", SPLIT="all")
     with pytest.raises(SystemExit, match="no test rows"):
         run_stage(stage, MODEL="mlp")
+
+
+def test_a_task_without_a_test_row_stops_with_one_sentence(trained):
+    trained("ptbxl", "mlp")
+    (*model, rows, logits), _ = stage.predict_test_rows("ptbxl", "mlp")
+    with pytest.raises(SystemExit, match="^no test row has a label of ptbxl, form statements"):
+        stage.score_rows(*model, rows[:0], logits[:0], "form")

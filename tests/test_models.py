@@ -17,7 +17,6 @@ def make_net(dataset, model, samples=250, features=3, hidden_width=None):
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
         head=(stage.RECIPES[dataset]["head"][0], hidden_width, 0.5),
-        excitation=stage.RECIPES[dataset]["excitation"],
         **stage.ARCHITECTURES[dataset][model])
 
 
@@ -63,31 +62,12 @@ def test_the_mlp_shares_its_layers_between_overlapping_windows():
                                torch.cat([windows.mean(dim=0), windows.amax(dim=0)], dim=1))
 
 
-def test_excitation_weighs_each_map_by_the_means_of_all():
-    torch.manual_seed(0)
-    layer = stage.Excitation(16)
-    x = torch.randn(3, 16, 1, 20)
-    _, squeeze, _, excite, _ = layer
-    means = x.mean(dim=3).squeeze(2)
-    hidden = (means @ squeeze.weight.flatten(1).T + squeeze.bias).relu()
-    weights = (hidden @ excite.weight.flatten(1).T + excite.bias).sigmoid()
-    torch.testing.assert_close(layer(x), x * weights[:, :, None, None])
-
-
-@pytest.mark.parametrize("dataset, model, expected", [
-    ("mitbih", "cnn", 0), ("ptbxl", "cnn", 4), ("ptbxl", "lstm", 2), ("ptbxl", "mlp", 0)])
-def test_the_blocks_of_ptbxls_nets_have_excitation(dataset, model, expected):
-    layers = [layer for layer in make_net(dataset, model).modules()
-              if isinstance(layer, stage.Excitation)]
-    assert len(layers) == expected
-
-
 @pytest.mark.parametrize("model", stage.MODELS)
 def test_each_net_of_an_ensemble_has_rows_of_its_own_and_their_mean_answers(model):
     torch.manual_seed(0)
     ensemble = stage.Ensemble(
         model, 3, channels=2, samples=250, features=3, outputs=5, head=(None, None, 0.5),
-        excitation=True, **stage.ARCHITECTURES["mitbih"][model])
+        **stage.ARCHITECTURES["mitbih"][model])
     ensemble.normalise_signals.spread += 1
     ensemble.normalise_features.mean += 2
     inputs = torch.randn(6, 2, 250), torch.randn(6, 3)

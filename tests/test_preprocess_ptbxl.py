@@ -258,6 +258,11 @@ def test_unknown_constants_are_named(work, name, value):
         run(**{name: value})
 
 
+def test_the_name_of_the_beats_is_refused(work):
+    with pytest.raises(SystemExit, match="^NAME = 'mitbih': expected another name"):
+        run(NAME="mitbih")
+
+
 # ---- Another database: LABELS = "header" ----
 
 TWELVE = Path("twelve")

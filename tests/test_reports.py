@@ -375,7 +375,7 @@ def test_every_lead_trains_and_its_gain_is_over_the_recipe_as_it_is(
         for path in [*prepared.glob("ptbxl_*.npy"), Path("ptbxl_cnn_model.pth")]:
             (teacher / path.name).symlink_to(path.resolve())
         run(leads, monkeypatch)
-    auc = {path.stem.removesuffix(", seed 0"): json.loads(path.read_text())["auc"]
+    auc = {path.stem.removesuffix(", fold 9, seed 0"): json.loads(path.read_text())["auc"]
            for path in leads.FOLDER.glob("*.json")}
     assert set(auc) == set(leads.LEADS)
     assert len({tuple(of_lead.values()) for of_lead in auc.values()}) == len(auc)   # all differ

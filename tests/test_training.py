@@ -311,7 +311,9 @@ def test_unknown_choices_are_named(work, monkeypatch, name, value):
 
 
 @pytest.mark.parametrize("constants, message", [
-    ({"VALIDATION_FOLD": 11}, "no rows to train or to validate with"),
+    ({"VALIDATION_FOLD": 11}, "VALIDATION_FOLD = 11: expected one of 1, 2"),
+    ({"VALIDATION_FOLD": [8, 9]}, "VALIDATION_FOLD = .8, 9.: expected one of 1, 2"),
+    ({"TEST_FOLD": "10"}, "TEST_FOLD = '10': expected one of 1, 2"),
     ({"split_rows": lambda *_: {"train": [0], "validation": [1, 2], "test": []},
       "check_patients": lambda *_: ""}, "no rows to train or to validate with"),
     ({"LEADS": ["V9"]}, "LEADS = .'V9'.: ptbxl_signals.npy has .'I', 'II'"),

@@ -24,13 +24,15 @@ import model_training
 from preprocess_mitbih import check_choice, load_dataset
 
 SEEDS = [0, 1, 2]
+FOLD = 9   # 8 gives a second opinion: 9 trains then
 
 
 def auc_of(data, model, seed, constants):
-    """Dataset, model, seed, changed constants -> dict of task -> macro AUC of fold 9."""
+    """Dataset, model, seed, changed constants -> dict of task -> macro AUC of FOLD."""
     with runs.scratch_folder():
         harness.run_stage(model_training, DATASET="ptbxl", MODEL=model, SEED=seed,
-                          SECOND_NET=False, load_dataset=lambda name: data, **constants)
+                          VALIDATION_FOLD=FOLD, SECOND_NET=False,
+                          load_dataset=lambda name: data, **constants)
         checkpoint, net = model_training.load_checkpoint(data, model)
     rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
     inputs = model_training.dataset_inputs(data, checkpoint.recipe)
