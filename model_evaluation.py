@@ -376,7 +376,7 @@ def by_lead(scored, attribution):
     """
     leads = len(scored.recipe.leads)
     size = attribution.unflatten(1, (-1, leads)).sum(dim=1).abs()
-    smoothing = round(0.02 * scored.data.header.sampling_rate)
+    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 
@@ -507,7 +507,7 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
             start = lead // 3 * 2.5
             part = slice(round(start * rate), round((start + 2.5) * rate))
             lines[-1].append((start, -4 * (lead % 3), voltage[lead, part], every[lead, part], name))
-        long = min(1, len(voltage) - 1)   # lead II
+        long = min(1, len(voltage) - 1)   # lead II, or the only one
         lines[-1].append((0, -12, voltage[long], every[long], f"{header.leads[long]}    {caption}"))
     figure = Figure(figsize=(11, (7 if scored.data.is_ptbxl else 4) * len(lines)),
                     layout="constrained")
@@ -595,12 +595,11 @@ def make_tables(scored):
     record = scored.data.record[scored.rows]
     summary = summarise_figures(scored)
     by_class = summary.loc[scored.names]
-    value, low, high = (by_class[name].unstack(sort=False) for name in by_class)
     tables = {
         "all classes": summary.loc["all"],
-        "by class": value,
-        "by class, 95% interval from": low,
-        "by class, 95% interval to": high,
+        "by class": by_class["value"].unstack(sort=False),
+        "by class, 95% interval from": by_class["low"].unstack(sort=False),
+        "by class, 95% interval to": by_class["high"].unstack(sort=False),
     }
     if not scored.data.is_ptbxl:
         if "232" in record:   # 75% of DS2's S beats

@@ -118,8 +118,9 @@ def choose_sides(data, split):
     else:
         subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
         side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records}
-        side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS or "none")
-                    if data.name == "mitbih" and name in side_of}
+        if data.name == "mitbih" and np.size(VALIDATION_RECORDS):
+            side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS)
+                        if name in side_of}
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
                    for member, side in side_of.items()}

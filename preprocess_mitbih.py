@@ -123,9 +123,10 @@ def record_names():
     listing = database() / "RECORDS"
     names = as_names(RECORDS)
     if names == ["all"]:
-        names = [path.stem for path in sorted(database().glob("*.hea"))]
         if listing.is_file():
             names = listing.read_text(errors="replace").split()
+        else:
+            names = sorted(path.stem for path in database().glob("*.hea"))
     if not names:
         raise SystemExit(f"{listing} is not in {Path.cwd()}, nor any .hea file. Put the "
                          "database there, set DOWNLOAD = True, or see the scripts run on simulated "
@@ -172,7 +173,8 @@ def read_header(path):
     Raises ValueError with one sentence if it is damaged.
     """
     try:
-        if re.search(rb"[\xb5\xbc]V", Path(f"{path}.hea").read_bytes()):   # wfdb reads V
+        lines = Path(f"{path}.hea").read_bytes()
+        if re.search(rb"^[^#\n]*[\xb5\xbc]V", lines, re.MULTILINE):   # of µV wfdb reads V
             raise ValueError("it has µV, write uV")
         header = wfdb.rdheader(str(path))
         start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1, physical=False)

@@ -527,6 +527,10 @@ def test_microvolts_that_wfdb_would_read_as_volts_are_refused(work, unit, encodi
     header.write_bytes(header.read_text().replace("uV", unit).encode(encoding))
     with pytest.raises(SystemExit, match="rec: .*it has µV, write uV"):
         run("other", DATA_DIR="rec")
+    write_rec("rec")
+    with header.open("ab") as file:   # in a comment it harms nothing
+        file.write(f"# noise below 5 {unit}\n".encode(encoding))
+    assert run("other", DATA_DIR="rec").metadata["sample"].tolist() == REC_PEAKS.tolist()
 
 
 def test_the_checksums_of_several_files_are_compared(work):

@@ -115,6 +115,8 @@ def test_a_validation_record_may_be_left_out_or_absent(prepared):
 def test_no_record_has_to_validate(prepared):
     _, _, members = split("mitbih", VALIDATION_RECORDS=[])
     assert members["validation"] == [] and {"114", "124"} <= {*members["train"]}
+    _, _, members = split("mitbih", VALIDATION_RECORDS=np.array(["114", "124"]))
+    assert members["validation"] == ["114", "124"]
 
 
 @pytest.mark.parametrize("one, two", [

@@ -246,7 +246,7 @@ def table_of(scores):
     table = {}
     for lead, of_seeds in scores.items():
         auc = pd.DataFrame(of_seeds)
-        gain = (auc - pd.DataFrame(scores["as it is"])).dropna()
+        gain = auc - pd.DataFrame(scores["as it is"])
         table[lead] = {"seeds": len(auc)} | {
             task: f"{runs.text_of(auc[task].mean())} ({gain[task].mean():+.3f})" for task in auc}
     return pd.DataFrame(table).T
