@@ -93,6 +93,8 @@ def mitbih_strips(data, records):
     found = data.metadata["statements"] >= 0
     is_normal = (np.isin(data.metadata["symbol"], ["N", ""])
                  & np.isin(data.metadata["rhythm"], ["(N", ""]))
+    count = sum(record["samples"] // length for record in header.records
+                if record["name"] in records)
     signals, beats, shares, normal, place = [], [], [], [], []
     for (number, strip), inside in every.groupby(["record", every["sample"] // length]):
         record = header.records[number]
@@ -110,7 +112,8 @@ def mitbih_strips(data, records):
     truth["PAC"] = truth["PAC"].where(shares["PAC"] <= 0.5)   # else nothing is early against them
     return SimpleNamespace(
         signals=np.array(signals), rate=header.sampling_rate, leads=header.leads, beats=beats,
-        truth=with_abnormal(truth, pd.Series(normal) < 1), left_out=Counter(),
+        truth=with_abnormal(truth, pd.Series(normal) < 1),
+        left_out=Counter({"strips without a beat": count - len(place)}),
         notes=[f"beats: {header.r_peaks}"],
         place=pd.DataFrame(place, columns=["record", "sample", "patient"]))
 
@@ -144,7 +147,8 @@ def unite(table):
 def with_abnormal(truth, abnormal):
     """Tables of statements and of abnormal (n,) -> the questions of a strip.
 
-    "Abnormal, as both name it" leaves out what only one database names, such as infarction.
+    "Abnormal, as both name it" leaves out what only one database names, such as infarction, and
+    strips that are abnormal by their premature beats alone, if these are most of them.
     """
     truth = truth.drop(columns="NORM", errors="ignore")
     named = truth.filter(NAMED).any(axis=1)
@@ -243,9 +247,10 @@ def answers(logits):
     scores = logits.mean()
     scores[SINGLE] = logits[SINGLE].max()
     unite(scores)
-    abnormal = -scores.pop("NORM")
     none = expit(-scores.filter(NAMED)).prod(axis=1)
-    return pd.DataFrame({"abnormal": abnormal, BOTH: -log_odds(none)}, scores.index).join(scores)
+    scores.insert(0, "abnormal", -scores.pop("NORM"))
+    scores.insert(1, BOTH, -log_odds(none))
+    return scores
 
 
 def beat_logits(checkpoint, net, data, rows):
@@ -256,10 +261,11 @@ def beat_logits(checkpoint, net, data, rows):
     recipe = checkpoint.recipe
     rate = data.header.sampling_rate
     segment = data.signals.shape[2]
-    if (rate, segment) != (recipe.rate, recipe.segment):
-        raise SystemExit(f"{data.name} has {segment} samples a beat at {rate} Hz, the model "
-                         f"{recipe.segment} at {recipe.rate} Hz: make both with the same "
-                         "SAMPLING_RATE and SEGMENT in preprocess_mitbih.py")
+    form = rate, segment, data.header.symbols
+    known = recipe.rate, recipe.segment, checkpoint.header.symbols
+    if form != known:
+        raise SystemExit(f"beats of {data.name} are {form}, the model's {known}: preprocess both "
+                         "with the same SAMPLING_RATE, SEGMENT and CLASSES")
     logits = torch.zeros(len(rows), checkpoint.net_arguments["outputs"])
     for part in rows_by_context(data.metadata[rows], recipe.context_seconds * recipe.rate):
         signals, sentence = match_leads(data.signals[rows[part]], data.header.leads,
@@ -295,8 +301,7 @@ def choose_threshold(validation):
     """Result of the source's validation strips -> threshold of the best balanced accuracy."""
     truth = validation.truth["abnormal"].dropna()
     if truth.nunique() < 2:
-        raise SystemExit("the validation strips are not both normal and abnormal. Preprocess the "
-                         "complete database")
+        raise SystemExit("all validation strips are normal, or all abnormal: preprocess them all")
     false_positive, true_positive, cuts = roc_curve(
         truth, validation.scores["abnormal"][truth.index])
     return cuts[np.argmax(true_positive - false_positive)]
@@ -399,7 +404,7 @@ def hourly_table(beats):
     run = (place != place.shift()).any(axis=1).cumsum()
     length = beats.groupby(run)["symbol"].transform("size")
     hour = beats["time"].astype(int) // 3600
-    table = beats[["record"]].assign(hour=hour, beats=1, rate=beats["RR"])
+    table = beats[["record"]].assign(hour=hour, beats=1, rate=beats["RR"].where(beats["RR"] < 5))
     for symbol in "SV":
         called = beats["symbol"] == symbol
         begins = called & ~run.duplicated()
@@ -417,7 +422,7 @@ def plot_recording(data, beats, title, path):
     rhythm, *papers = figure.subplots(1 + len(symbols))
     for symbol, style in (("N", "k,"), ("S", "b^"), ("V", "rv")):
         of_class = beats[beats["symbol"] == symbol]
-        rhythm.plot(of_class["time"] / 60, of_class["RR"], style, label=symbol)
+        rhythm.plot(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), style, label=symbol)
     rhythm.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
     rhythm.legend()
     for paper, symbol in zip(papers, symbols):
@@ -464,8 +469,12 @@ def compare(checkpoint, net, source, target):
         results["in-domain"] = score(source, recipe.sides["test"])
     results["cross-domain"] = score(target, choose_sides(target, "inter_patient")["test"])
     threshold = 0 if by_beat else choose_threshold(score(source, recipe.sides["validation"]))
-    trained = source.metadata["statements"][split_rows(source, recipe)["train"]] >= 0
-    trained = np.array(source.header.statement_names)[trained.any(axis=0)]
+    train = split_rows(source, recipe)["train"]
+    shared = {*source.patient[train]} & {*target.patient}
+    if by_beat and shared:   # by the names of MIT-BIH's records, which others took over
+        results["cross-domain"].notes.append(f"TRAINED ON ITS PATIENTS {' '.join(sorted(shared))}")
+    trained = (source.metadata["statements"][train] >= 0).any(axis=0)
+    trained = np.array(source.header.statement_names)[trained]
     asked = (results["cross-domain"].truth == 1).any()
     asked &= asked.index.isin(["abnormal", BOTH, *source.header.class_names, *trained])
     names = asked.index[asked | (asked.index == "abnormal")]
@@ -493,7 +502,7 @@ def main():
 
     name = f"{source.name}_to_{target.name}_{MODEL}"
     if not target.is_ptbxl and target.header.annotator is None:
-        check_choice("PRETRAINED_DATASET", PRETRAINED_DATASET, ["mitbih"])   # has beats
+        check_choice("for ANNOTATOR = None, PRETRAINED_DATASET", PRETRAINED_DATASET, ["mitbih"])
         annotate(checkpoint, net, target, title, name)
         return
     results = compare(checkpoint, net, source, target)

@@ -94,7 +94,9 @@ STRIPS = {   # what changes in a second net, which is for strips of 10 s of the 
         "head": (None, 128, 0.0), "batch_size": 64, "epochs": 4,
     },
 }
-ARCHITECTURES = {   # stem: kernel and stride; windows: length and step in parts of the crop
+# widths: a cnn has at most four. stem: kernel and stride. windows: length and step in parts of
+# the crop
+ARCHITECTURES = {
     "mitbih": {
         "cnn": {"widths": [32, 48, 64], "stem": (11, 3)},
         "lstm": {"width": 48, "stem": (9, 3)},
@@ -114,7 +116,7 @@ def choose_sides(data, split):
     """Dataset, SPLIT -> dict of side -> its records (MIT-BIH) or folds (PTB-XL)."""
     if data.is_ptbxl:
         side_of = dict.fromkeys(range(1, 11), "train")
-        side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test"}
+        side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test", 0: "test"}   # 0: others'
     else:
         subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
         side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records}
@@ -124,8 +126,10 @@ def choose_sides(data, split):
     if split == "all":
         side_of = {member: "validation" if side == "validation" else "train"
                    for member, side in side_of.items()}
-    if EXCLUDED_RECORDS:
-        side_of |= dict.fromkeys(as_names(EXCLUDED_RECORDS), "left out")
+    if data.name == "mitbih" and np.size(EXCLUDED_RECORDS):
+        for name in as_names(EXCLUDED_RECORDS):
+            check_choice("one of EXCLUDED_RECORDS", name, side_of)
+            side_of[name] = "left out"
     return {side: [member for member in side_of if side_of[member] == side]
             for side in ("train", "validation", "test")}
 
@@ -156,7 +160,7 @@ def check_patients(data, rows, split):
     if split == "random":
         return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
                 "are far too good, for comparison with older papers only ***")
-    known = shared & test & {"201"} if data.name == "mitbih" else set()
+    known = shared & test & {"201"}
     if shared - known:
         raise SystemExit(f"patients {', '.join(sorted(shared - known)[:10])} are on two sides of "
                          "the split. Nothing was trained")
@@ -269,9 +273,8 @@ def rhythm_features(rr):
     its median, and the beat's interval over the quantiles. The last two tell an early beat of a
     regular rhythm from atrial fibrillation. An interval beyond the record counts as the median.
     """
-    known = rr[np.isfinite(rr)]
-    median = np.median(known) if len(known) else 1.0
-    rr = np.where(np.isfinite(rr), rr, median)
+    median = np.nanmedian(rr) if np.isfinite(rr).any() else 1.0
+    rr = np.nan_to_num(rr, nan=median)
     before = rr[:, :9]
     previous = rr[:, 9]
     following = rr[:, 10]
@@ -619,11 +622,11 @@ def validation_score(probability, targets):
 def fit(net, examples, rows, recipe, header, name):
     """Trains the net -> history, a dict for each epoch.
 
-    The last epoch is kept: the learning rate ends at 0 there, and validation chooses nothing. It
+    The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing. It
     takes place after every fourth epoch, counted from the last.
     """
     targets = examples.targets[rows["validation"]]
-    run = {**ARCHITECTURES[DATASET][MODEL], **vars(recipe), **header.sha256}
+    run = ARCHITECTURES[DATASET][MODEL] | vars(recipe) | header.sha256
     state_path = Path(f"{name}_state.pth")
     nets = len(net.nets)   # each of them sees as many rows as there are
     batch_size = nets * min(recipe.batch_size, len(rows["train"]))
@@ -787,7 +790,7 @@ def load_checkpoint(data, model, strips=False):
     check_choice("MODEL", model, MODELS)
     suffix = "_strips" if strips else ""
     path = f"{data.name}_{model}{suffix}_model.pth"
-    make = f'Make it with DATASET = "{data.name}", MODEL = "{model}": python model_training.py'
+    make = f'Run model_training.py: DATASET = "{data.name}", MODEL = "{model}", SECOND_NET = True'
     try:
         checkpoint = SimpleNamespace(**load_pth(path))
         checkpoint.recipe = SimpleNamespace(**checkpoint.recipe)
@@ -808,8 +811,7 @@ def load_checkpoint(data, model, strips=False):
         was |= {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
     change = first_difference(was, now)
     if change:
-        raise SystemExit(f"{path} was trained on other {data.name}_*.npy files "
-                         f"({change[:200]}): train again")
+        raise SystemExit(f"{path} was trained on other .npy files ({change[:200]}): train again")
     return checkpoint, net.eval()
 
 
@@ -858,8 +860,7 @@ def choose_recipe(data, changes):
     recipe.segment = data.signals.shape[2]
     recipe.crop = round(recipe.crop_seconds * recipe.rate)
     if recipe.crop > recipe.segment:
-        raise SystemExit(f"crop_seconds makes {recipe.crop} samples, but "
-                         f"{DATASET}_signals.npy has {recipe.segment} a row")
+        raise SystemExit(f"crop_seconds makes {recipe.crop} samples, a row has {recipe.segment}")
     return recipe
 
 
@@ -890,7 +891,7 @@ def train(data, device, name, changes):
           *(f"{len(part):,} {side}" for side, part in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
     if len(rows["train"]) < 2 or (recipe.hold_out and not len(rows["validation"])):
-        raise SystemExit(f"no rows to train or to validate with: {recipe.sides}")
+        raise SystemExit(f"too few labelled rows, see VALIDATION_RECORDS, SPLIT: {recipe.sides}")
 
     examples = make_examples(data, recipe)
     net, arguments = make_net(examples, rows, recipe)

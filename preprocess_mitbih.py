@@ -9,7 +9,7 @@ Writes  mitbih_signals.npy      (n, 2, 360) float32 mV: one beat a row, its R pe
         mitbih_records.npy      (samples, 2) float32 mV: the leads of all records, end to end
         mitbih_header.npy       JSON text: class names, leads, sampling rate, records, settings,
                                 versions, SHA-256 of the five arrays
-        with one of LEADS, signals are (n, 360) and records (samples,)
+        with a single one of LEADS, signals are (n, 360) and records (samples,)
 Takes   10 seconds for the 48 records, beside the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering
@@ -60,8 +60,8 @@ ANNOTATOR = "atr"         # ending of the reference annotations ("qrs", "ecg"), 
 R_PEAKS = "annotated"     # where the beats are: "annotated", or "detected" in the signals
 
 # leads and classes
-LEADS = ["MLII", "V1"]    # names in the header; an absent one is 0 mV. Where all are absent, as in
-                          # 102 and 104, the first signal stands in
+LEADS = ["MLII", "V1"]    # names in the header; an absent one is 0 mV, but for the first one, which
+                          # finds the beats: the first signal stands in, as in 102 and 104
 SEGMENT = 360             # samples of one beat, half of them before the R peak: 1 s
 
 # Classes of ANSI/AAMI EC57 -> symbols of beats, first the one that evaluation writes. Escape beats
@@ -173,8 +173,8 @@ def read_header(path):
     Raises ValueError with one sentence if it is damaged.
     """
     try:
-        lines = Path(f"{path}.hea").read_bytes()
-        if re.search(rb"^[^#\n]*[\xb5\xbc]V", lines, re.MULTILINE):   # of µV wfdb reads V
+        text = Path(f"{path}.hea").read_bytes()
+        if re.search(rb"(?m)^[^#\n]*[\xb5\xbc]V", text):   # of µV wfdb reads V
             raise ValueError("it has µV, write uV")
         header = wfdb.rdheader(str(path))
         start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1, physical=False)
@@ -201,15 +201,18 @@ def read_signals(path, header, columns):
         raise ValueError(f"units {', '.join(units)}: expected mV, uV or V")
     hour = round(3600 * header.fs)
     margin = round(MARGIN * header.fs)
+    segments = hasattr(header, "n_seg")
     total = 0
     for start in range(0, header.sig_len, hour):
         stop = min(start + hour, header.sig_len)
         first = max(0, start - margin)
         try:
             last = stop + margin if stop + margin < header.sig_len else None   # None: to the end
-            record = wfdb.rdrecord(str(path), sampfrom=first, sampto=last, physical=False)
-            total = total + record.d_signal[start - first:stop - first].sum(axis=0)
-            signals = record.dac()[:, columns] * [MILLIVOLTS[unit] for unit in units]
+            record = wfdb.rdrecord(str(path), sampfrom=first, sampto=last, physical=segments)
+            if not segments:   # which have gains of their own, and no checksum
+                total = total + record.d_signal[start - first:stop - first].sum(axis=0)
+                record.p_signal = record.dac()
+            signals = record.p_signal[:, columns] * [MILLIVOLTS[unit] for unit in units]
         except Exception as error:   # wfdb raises errors of many kinds on damaged files
             raise ValueError(f"its signal file is damaged or does not fit ({error})") from error
         if header.skewed:   # a lead that is moved ends too early
@@ -218,10 +221,9 @@ def read_signals(path, header, columns):
         if invalid:
             raise ValueError(f"samples of its chosen leads are invalid ({invalid} NaN)")
         yield start, stop, signals.T
-    sums = getattr(header, "checksum", [None])   # none of several segments
-    if None in sums or header.skewed or max(header.samps_per_frame) > 1:
+    if segments or None in header.checksum or header.skewed or max(header.samps_per_frame) > 1:
         return
-    if np.any((total - np.array(sums, int))[columns] % 65536):
+    if np.any((total - np.array(header.checksum, int))[columns] % 65536):
         raise ValueError("the samples contradict the checksums in the header")
 
 
@@ -357,7 +359,8 @@ def cut_record(name, signals_file, records_file):
     """
     path = database() / name
     header = read_header(path)
-    columns = lead_columns(header.sig_name, as_names(LEADS)) or {0: 0}   # the first stands in
+    leads = as_names(LEADS)
+    columns = {0: 0} | lead_columns(header.sig_name, leads)   # the first stands in
     annotations = read_annotations(path, header)
     scale = SAMPLING_RATE / header.fs
     marks = np.round(annotations["sample"][is_beat(annotations)] * scale).astype(np.int64)
@@ -365,7 +368,7 @@ def cut_record(name, signals_file, records_file):
     positions, written = [], []
     for start, stop, present in read_signals(path, header, list(columns.values())):
         present = resample(present, header.fs, SAMPLING_RATE)
-        signals = np.zeros((len(as_names(LEADS)), present.shape[1]), np.float32)
+        signals = np.zeros((len(leads), present.shape[1]), np.float32)
         signals[list(columns)] = present
         start = round(start * scale)
         stop = round(stop * scale)
@@ -380,8 +383,7 @@ def cut_record(name, signals_file, records_file):
         records_file.append(signals[:, start - first:stop - first].T)
         positions.append(first + sample)
         written.append(complete)
-    header.leads = {as_names(LEADS)[place]: header.sig_name[column]
-                    for place, column in columns.items()}
+    header.leads = {leads[place]: header.sig_name[column] for place, column in columns.items()}
     return header, annotations, np.concatenate(positions), np.concatenate(written)
 
 
@@ -410,8 +412,8 @@ def label_beats(header, annotations, positions):
     labels[beats] = annotations["label"][marks]
     rhythm = pd.Series(annotations["aux"]).where(annotations["symbol"] == "+").ffill().fillna("")
     table["rhythm"][beats] = rhythm[marks]
-    for place, names in enumerate(map(str.split, STATEMENTS.values())):
-        found = np.isin(table["symbol"], names) | np.isin(table["rhythm"], names)
+    for place, names in enumerate(STATEMENTS.values()):
+        found = np.isin([table["symbol"], table["rhythm"]], names.split()).any(axis=0)
         table["statements"][:, place] = np.where(found, 100, -1)
     return table, labels
 
@@ -460,14 +462,11 @@ def describe(name, header, samples):
     subset_of = {name: subset for subset, names in SUBSETS.items() for name in names.split()}
     text = " ".join([name, *header.comments])
     originals = re.findall(r"(?<!\d)\d{3}(?!\d)", name) + re.findall(r"record (\d{3})\b", text)
-    originals = [original for original in originals if original in subset_of]
-    numbers = re.findall(r"patient\W*(\d+)", text)
-    patient = SAME_PATIENT.get(originals[0], originals[0]) if originals else name
-    if numbers:
-        patient = f"patient {numbers[0]}"
+    patients = [f"patient {number}" for number in re.findall(r"patient\W*(\d+)", text)]
+    patients += [SAME_PATIENT.get(record, record) for record in originals if record in subset_of]
     return {
         "name": name,
-        "patient": patient,
+        "patient": [*patients, name][0],
         "subset": subset_of.get(name, "test") if NAME == "mitbih" else "test",
         "leads": header.leads,
         "samples": samples,
@@ -481,13 +480,15 @@ def describe(name, header, samples):
 def count_left_out(left_out, header, written, annotations, label):
     """Adds what was left out of one record, or replaced in it, to the Counter."""
     missed = is_beat(annotations) & (annotations["row"] < 0)
+    lead, *others = as_names(LEADS)
     left_out += Counter({
         "beats too near to the ends of the record to fill a segment": np.sum(~written),
         "annotated beats that were not detected": np.sum(missed),
         "beats without a label": np.sum(written & (label < 0)),
-        "records that lack one of the leads": int(len(header.leads) < len(as_names(LEADS))),
-        f"record {header.record_name}: the first signal stands in for lead {as_names(LEADS)[0]}":
-            int({*map(lead_name, header.leads)}.isdisjoint(map(lead_name, header.leads.values()))),
+        "records without a beat": int(not len(written)),
+        "records that lack one of the leads": int(len(header.leads) <= len(others)),
+        f"record {header.record_name}: the first signal stands in for lead {lead}":
+            int(lead_name(header.leads[lead]) != lead_name(lead)),
         f"records resampled from {header.fs:g} to {SAMPLING_RATE} Hz":
             int(header.fs != SAMPLING_RATE),
     })
@@ -508,7 +509,7 @@ def check_published(annotations, records):
         counts = np.bincount(beats["label"][inside[beats["record"]]], minlength=5).tolist()
         if counts != published:
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
-                             f"published: fetch {DATA_DIR} again. Nothing was written")
+                             f"published: fetch {DATA_DIR} again (PUBLISHED = {{}}: of your own)")
         equal.append(subset)
     return f"Equal to the published counts, to the beat: {', '.join(equal) or 'none is complete'}"
 
@@ -551,8 +552,8 @@ def main():
             labels, beats, annotations, records, left_out = cut_records(
                 record_names(), signals_file, records_file)
         if not len(labels):
-            raise SystemExit(f"no beat of the {len(records)} records fills a segment of "
-                             f"{SEGMENT} samples: {'; '.join(left_out)}")
+            raise SystemExit(f"no beat of the {len(records)} records (signals in mV?) fills a "
+                             f"segment of {SEGMENT} samples: {'; '.join(left_out)}")
         verdict = check_published(annotations, records)
         simulated = any(record["simulated"] for record in records)
         for path, array in zip(paths[2:], (labels, beats, annotations)):
@@ -669,9 +670,8 @@ class RowWriter:
 
     def truncate(self, rows):
         """Drops the rows after the first `rows`."""
-        self.write_header()
-        self.file.truncate(self.file.tell() + 4 * rows * int(np.prod(self.row_shape)))
-        self.file.seek(0, os.SEEK_END)
+        self.file.seek(4 * (rows - self.rows) * int(np.prod(self.row_shape)), os.SEEK_END)
+        self.file.truncate()
         self.rows = rows
 
     def close(self):
@@ -707,8 +707,7 @@ def load_dataset(name):
     signals (n, leads, samples) float32 mV, a memory map; labels (n,) int64, -1: none; metadata
     (n,) structured; record, patient (n,) names; header; is_ptbxl. MIT-BIH: records, annotations.
     """
-    script = "preprocess_ptbxl.py" if name == "ptbxl" else "preprocess_mitbih.py"
-    make = f"Make all {name}_*.npy files with: python {script}"
+    make = f"Make all {name}_*.npy files with preprocess_mitbih.py or preprocess_ptbxl.py"
     try:
         text, digest = np.load(f"{name}_header.npy", allow_pickle=False).tolist()
         if hashlib.sha256(text.encode()).hexdigest() != digest:
@@ -725,8 +724,8 @@ def load_dataset(name):
         raise SystemExit(f"{error.filename} is not in this folder. {make}") from None
     except Exception as error:   # numpy raises errors of many kinds on damaged files
         reason = " ".join(str(error).split())[:100]
-        raise SystemExit(f"the {name}_*.npy files are damaged or of different runs ({reason}). "
-                         f"{make}") from error
+        raise SystemExit(f"{name}_*.npy are damaged or of several runs ({reason}). {make}"
+                         ) from error
     if data.signals.ndim == 2:
         data.signals = data.signals[:, None]
     if is_ptbxl:
@@ -738,7 +737,7 @@ def load_dataset(name):
         data.record = of_beat["name"].to_numpy(str)
         data.patient = of_beat["patient"].to_numpy(str)
         data.annotations = pd.DataFrame(np.asarray(data.annotations)).join(
-            records[["name", "patient", "rate"]], on="record")
+            records[["name", "rate"]], on="record")
         data.annotations["record"] = data.annotations.pop("name")
     return data
 

@@ -95,7 +95,7 @@ STE_     164931005 STE
 STD_     429622005 STD
 """
 KINDS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
-MOST_BEATS = 40   # in 10 s: no two are closer than 0.25 s
+MOST_BEATS = 40   # in 10 s: find_beats gives none closer than 0.25 s to another
 TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones is the label
 
 
@@ -185,8 +185,7 @@ def read_table(name, columns, index):
         raise SystemExit(f"{path} cannot be read as a CSV file ({reason})") from error
     absent = sorted(set(columns) - set(table.columns))
     if absent or table.empty:
-        raise SystemExit(f"{path} has {len(table)} rows and lacks the columns {absent}: "
-                         "expected PTB-XL's own file")
+        raise SystemExit(f"{path} lacks rows, or columns {absent}: expected PTB-XL's own file")
     return table
 
 
@@ -215,8 +214,8 @@ def superclass_matrix(matrix, scp):
     likelihood. A superclass has the highest likelihood of its statements.
     """
     superclass_of = scp["diagnostic_class"].where(scp["diagnostic"] == 1)
-    return np.stack([matrix[:, superclass_of == name].max(axis=1, initial=-1)
-                     for name in SUPERCLASSES], axis=1)
+    return np.transpose([matrix[:, superclass_of == name].max(axis=1, initial=-1)
+                         for name in SUPERCLASSES])
 
 
 def benchmark_tasks(scp):
@@ -244,8 +243,8 @@ def single_labels(likelihoods):
     For a record with several superclasses this is a choice, not the truth.
     """
     order = np.array([SUPERCLASSES.index(name) for name in TIE_ORDER])
-    labels = order[np.argmax(likelihoods[:, order], axis=1)]   # argmax takes the first of equals
-    return np.where(likelihoods.max(axis=1) < 0, -1, labels).astype(np.int64)
+    labels = order[likelihoods[:, order].argmax(axis=1)]   # argmax takes the first of equals
+    return np.where(likelihoods.max(axis=1) < 0, -1, labels)
 
 
 def read_csv_files():
@@ -269,7 +268,7 @@ def read_csv_files():
 def read_headers(left_out):
     """Comments Dx, Age and Sex in the headers of DATA_DIR -> the same two; all are for testing.
 
-    Sinus rhythm and nothing else counts as NORM. HR records are PTB-XL's own.
+    They are fold 0. Sinus rhythm and nothing else counts as NORM. HR records are PTB-XL's own.
     """
     known = [line.split() for line in SNOMED.strip().splitlines()]
     statement_of = {code: name for name, *codes in known for code in codes}
@@ -286,7 +285,7 @@ def read_headers(left_out):
         if list(codes) == ["SR"]:
             codes["NORM"] = 100
         name = str(path.relative_to(folder).with_suffix(""))
-        rows[name] = {"filename": name, "patient_id": name, "codes": codes, "strat_fold": 10,
+        rows[name] = {"filename": name, "patient_id": name, "codes": codes, "strat_fold": 0,
                       "age": fields.get("Age"), "sex": fields.get("Sex")}
     if not rows:
         raise SystemExit(f"{folder} has no .hea file")
@@ -301,7 +300,6 @@ def make_metadata(table, scp, left_out):
                     for code in codes if code not in scp.index)
     statements = statement_matrix(list(table["codes"]), scp.index)
     likelihoods = superclass_matrix(statements, scp)
-    sexes = {"0": 0, "male": 0, "m": 0, "1": 1, "female": 1, "f": 1}
     records = table.index.to_numpy(str)
     patients = table["patient_id"].to_numpy(str)
     metadata = np.zeros(len(table), [
@@ -312,8 +310,8 @@ def make_metadata(table, scp, left_out):
     metadata["patient"] = patients
     metadata["fold"] = table["strat_fold"]
     metadata["age"] = pd.to_numeric(table["age"], errors="coerce")   # years; 300: more than 89
-    sex = table["sex"].astype(str).str.lower().str.removesuffix(".0")
-    metadata["sex"] = sex.map(sexes).fillna(-1)
+    sex = table["sex"].astype(str).str.lower().str[0]
+    metadata["sex"] = sex.map({"0": 0, "m": 0, "1": 1, "f": 1}).fillna(-1)
     metadata["superclasses"] = likelihoods >= 0
     metadata["statements"] = statements
     return metadata, single_labels(likelihoods)

@@ -94,7 +94,7 @@ def other_database(folder, **constants):
 @pytest.mark.parametrize("change, message", [
     (Path.unlink, "mitbih_labels.npy is not in this folder"),
     (lambda path: replace(path, bytes(16), bytes(15) + b"\1"), "labels.npy has another SHA-256"),
-    (lambda path: cut(path, 100), "the mitbih_.* files are damaged or of different runs")])
+    (lambda path: cut(path, 100), "mitbih_.*npy are damaged or of several runs")])
 def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(trained, change, message):
     folder, _ = trained
     path = folder / "mitbih_labels.npy"
@@ -103,7 +103,7 @@ def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(trained, chan
     path.write_bytes(content)
     change(path)
     before = contents(folder)
-    with pytest.raises(SystemExit, match=f"{message}.*python preprocess_mitbih.py$") as error:
+    with pytest.raises(SystemExit, match=f"{message}.*or preprocess_ptbxl.py$") as error:
         train()
     assert "\n" not in str(error.value)
     assert contents(folder) == before
@@ -134,7 +134,7 @@ def test_bad_checkpoints_stop_with_one_sentence_and_run_no_code(trained):
         message = "mitbih_mlp_model.pth is not the expected checkpoint, or damaged"
         with pytest.raises(SystemExit, match=message) as error:
             stage.load_checkpoint(data, "mlp")
-        assert "\n" not in str(error.value) and 'MODEL = "mlp": python' in str(error.value)
+        assert "\n" not in str(error.value) and 'MODEL = "mlp", SECOND_NET' in str(error.value)
     assert not (folder / "hacked").exists()
 
 
@@ -169,7 +169,7 @@ def test_damaged_files_end_in_a_sentence_or_the_right_result(trained, name):
 def test_a_checkpoint_of_other_data_is_refused_with_both_values(trained, constants, message):
     folder, _ = trained
     other_database(folder, **constants)
-    with pytest.raises(SystemExit, match=f"was trained on other mitbih_.* files .{message}"):
+    with pytest.raises(SystemExit, match=f"was trained on other .npy files .{message}"):
         stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
 
 
@@ -190,7 +190,7 @@ def test_versions_of_libraries_may_differ_but_nothing_else(trained):
     for name, value in (("sha256", {"signals": "0"}), ("class_names", ["N", "S"]),
                         ("annotator", "qrs"), ("sampling_rate", 250)):
         change_header(path, **{name: value})
-        with pytest.raises(SystemExit, match=f"was trained on other mitbih_.* files .{name} = "):
+        with pytest.raises(SystemExit, match=f"was trained on other .npy files .{name} = "):
             stage.load_checkpoint(data, "mlp")
         change_header(path, **{name: right[name]})
     stage.load_checkpoint(data, "mlp")
@@ -215,5 +215,5 @@ def test_annotated_and_detected_beats_of_the_same_records_may_meet(
     logits = stage.predict(net, *inputs, np.arange(len(data.labels)), checkpoint.recipe.crop)
     assert logits.shape == (len(data.labels), classes[before])
     preprocess(R_PEAKS=after, RECORDS=records[1:])   # other records
-    with pytest.raises(SystemExit, match="was trained on other mitbih_.* files .records = "):
+    with pytest.raises(SystemExit, match="was trained on other .npy files .records = "):
         stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")

@@ -174,7 +174,7 @@ def test_odd_segments_fill_up_to_the_last_sample():
 def test_records_shorter_than_a_segment_stop_the_run(database, work):
     run()
     before = outputs(work)
-    with pytest.raises(SystemExit, match="no beat of the 4 records fills a segment of 20000 "
+    with pytest.raises(SystemExit, match="no beat of the 4 records .* fills a segment of 20000 "
                        "samples: beats too near to the ends of the record"):
         run(SEGMENT=20_000)
     assert outputs(work) == before
@@ -332,7 +332,7 @@ def test_without_a_reference_all_beats_are_detected_and_none_has_a_label(pulses,
     assert (data.header.annotator, data.header.r_peaks) == (None, "detected")
     assert data.header.class_names == ["N", "S", "V", "F", "Q"]
     assert len(data.annotations) == 0
-    assert {"record", "patient", "rate", "sample", "row"} <= set(data.annotations)
+    assert {"record", "rate", "sample", "row"} <= set(data.annotations)
     assert f"{len(pulses)}  beats without a label" in capsys.readouterr().out
 
 
@@ -471,8 +471,10 @@ def in_two_files(wrong=0):
 
 
 def in_two_segments():
-    for name, part in (("s0", slice(0, 1500)), ("s1", slice(1500, None))):
-        write_rec("rec", counts=rec_counts()[part], record_name=name)
+    """The second one has twice the gain."""
+    for name, part, times in (("s0", slice(0, 1500), 1), ("s1", slice(1500, None), 2)):
+        write_rec("rec", counts=1024 + times * (rec_counts()[part] - 1024), record_name=name,
+                  adc_gain=[200 * times] * 2)
     edit_header(lambda _: ["rec/2 2 360 3600", "s0 1500", "s1 2100"])
     Path("rec/RECORDS").write_text("rec\n")
 
@@ -592,6 +594,25 @@ def test_leads_are_found_by_their_usual_name(work, capsys, header, leads):
     assert list(data.header.records[0]["leads"].values()) == [header]
     np.testing.assert_allclose(data.records.max(), (rec_counts()[:, 1].max() - 1024) / 200)
     assert "stands in" not in capsys.readouterr().out
+
+
+def test_the_first_signal_stands_in_where_the_first_lead_alone_is_absent(work, capsys):
+    write_rec("rec", sig_name=["V5", "V1"])
+    data = run("other", DATA_DIR="rec", LEADS=["MLII", "V1"])
+    expected = (rec_counts() - 1024) / 200
+    np.testing.assert_allclose(data.records, expected, atol=1e-6)
+    assert data.header.records[0]["leads"] == {"MLII": "V5", "V1": "V1"}
+    printed = capsys.readouterr().out
+    assert "1  record rec: the first signal stands in for lead MLII" in printed
+    assert "lack one of the leads" not in printed
+
+
+def test_a_record_without_a_beat_is_counted(work, capsys):
+    write_rec("rec")
+    write_rec("rec", record_name="flat", counts=np.full((3600, 2), 1024))
+    data = run("other", DATA_DIR="rec", ANNOTATOR=None)
+    assert set(data.record) == {"rec"}
+    assert "1  records without a beat" in capsys.readouterr().out
 
 
 def test_leads_may_be_one_text(database):
@@ -974,11 +995,10 @@ def test_rows_after_a_truncation_take_the_place_of_those_before(work, row_shape)
     assert Path("rows.npy").read_bytes() == Path("numpy.npy").read_bytes()
 
 
-def test_annotations_have_their_record_patient_and_rate(database):
+def test_annotations_have_their_record_and_rate(database):
     data = run()
-    for part, of_beat in (("record", data.record), ("patient", data.patient)):
-        rows = data.annotations[data.annotations["row"] >= 0]
-        np.testing.assert_array_equal(rows[part].to_numpy(str), of_beat[rows["row"]])
+    rows = data.annotations[data.annotations["row"] >= 0]
+    np.testing.assert_array_equal(rows["record"].to_numpy(str), data.record[rows["row"]])
     assert set(data.annotations["rate"]) == {360}
     rhythm = data.annotations[data.annotations["symbol"] == "+"]
     assert rhythm["aux"].tolist() == ["(N", "(P", "(N", "(N"]
@@ -1033,7 +1053,7 @@ def take_from_other_run(path):
 @pytest.mark.parametrize("part", [*ARRAYS, "header"])
 @pytest.mark.parametrize("damage, message", [
     (Path.unlink, "mitbih_{part}.npy is not in this folder"),
-    (lambda path: cut(path, 100), "the mitbih_.*.npy files are damaged"),
+    (lambda path: cut(path, 100), "mitbih_.*.npy are damaged"),
     (flip_last_bit, "mitbih_{part}.npy has (another SHA-256|a wrong checksum)"),
     (take_from_other_run, "npy has another SHA-256 than the header says"),
 ])
@@ -1043,7 +1063,7 @@ def test_load_dataset_refuses_a_missing_damaged_or_mixed_file(
     damage(work / f"mitbih_{part}.npy")
     with pytest.raises(SystemExit, match=message.format(part=part)) as error:
         stage.load_dataset("mitbih")
-    assert str(error.value).endswith("with: python preprocess_mitbih.py")
+    assert str(error.value).endswith("with preprocess_mitbih.py or preprocess_ptbxl.py")
     assert "\n" not in str(error.value)
 
 

@@ -203,8 +203,8 @@ DAMAGES = {   # regular expression for the message -> what is done
     "ptb-xl.*database.csv is not in .*demo.py": lambda: shutil.rmtree(PTBXL),
     "ptbxl_database.csv is not in": DATABASE.unlink,
     "scp_statements.csv is not in": STATEMENTS.unlink,
-    "lacks the columns.*strat_fold": lambda: DATABASE.write_text("ecg_id\n1\n"),
-    "statements.csv has 0 rows":
+    "lacks rows, or columns.*strat_fold": lambda: DATABASE.write_text("ecg_id\n1\n"),
+    "statements.csv lacks rows":
         lambda: STATEMENTS.write_text("code,diagnostic,diagnostic_class\n"),
     "database.csv cannot be read": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
     "missing.*00004_lr.dat": FOURTH_DAT.unlink,
@@ -347,7 +347,7 @@ def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelv
     assert "g1/B2" in data.record
     assert len(data.signals) == len(data.labels) == len(names)
     assert data.is_ptbxl and data.header.simulated and data.header.leads == stage.LEADS
-    assert (data.metadata["fold"] == 10).all()
+    assert (data.metadata["fold"] == 0).all()
     statement_names = np.array(data.header.statement_names)
     table = [line.split()[0] for line in stage.SNOMED.strip().splitlines()]
     assert statement_names.tolist() == ["NORM", *table]

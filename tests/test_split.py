@@ -112,6 +112,13 @@ def test_a_validation_record_may_be_left_out_or_absent(prepared):
     assert members["validation"] == ["124"]
 
 
+def test_a_misspelt_record_is_not_left_out_without_a_word(prepared):
+    for wrong in (["2O2"], np.array(["202", "20"])):
+        with pytest.raises(SystemExit, match="EXCLUDED_RECORDS = '(2O2|20)': expected one of"):
+            split("mitbih", EXCLUDED_RECORDS=wrong)
+    split("ptbxl", EXCLUDED_RECORDS=["202"])   # folds have no names
+
+
 def test_no_record_has_to_validate(prepared):
     _, _, members = split("mitbih", VALIDATION_RECORDS=[])
     assert members["validation"] == [] and {"114", "124"} <= {*members["train"]}

@@ -42,7 +42,7 @@ import preprocess_mitbih
 MODELS = ["cnn", "lstm", "mlp"]
 SEEDS = [0, 1, 2, 3, 4]   # PTB-XL has the first three
 FRACTIONS = [0.05, 0.2, 0.5]   # of the training patients, in the learning curve
-FRACTION_EPOCHS = 12           # over the root of the fraction: a smaller set is seen more often
+FRACTION_EPOCHS = 24           # over the root of the fraction: a smaller set is seen more often
 FOLDER = Path("results")
 MOVED = 0.019   # s: largest random shift of a mark
 OTHER_BEATS = {"detected": "detected beats", "moved": "marks moved by up to 19 ms"}
