@@ -177,7 +177,8 @@ def read_header(path):
         if re.search(rb"(?m)^[^#\n]*[\xb5\xbc]V", text):   # of µV wfdb reads V
             raise ValueError("it has µV, write uV")
         header = wfdb.rdheader(str(path))
-        start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1, physical=False)
+        start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1,
+                              physical=hasattr(header, "n_seg"))
         header.sig_len = header.sig_len or start.sig_len
         header.units = start.units   # of all segments
         header.sig_name = [str(name) for name in start.sig_name]   # None: a lead without a name
@@ -196,7 +197,7 @@ def read_signals(path, header, columns):
     Each time: start and stop (samples), and (leads, samples) float64 mV with MARGIN more on both
     sides. Raises ValueError if samples are invalid or contradict the header's checksums.
     """
-    units = [header.units[column].lower() for column in columns]
+    units = [str(header.units[column]).lower() for column in columns]
     if not set(units) <= set(MILLIVOLTS):
         raise ValueError(f"units {', '.join(units)}: expected mV, uV or V")
     hour = round(3600 * header.fs)
@@ -210,7 +211,7 @@ def read_signals(path, header, columns):
             last = stop + margin if stop + margin < header.sig_len else None   # None: to the end
             record = wfdb.rdrecord(str(path), sampfrom=first, sampto=last, physical=segments)
             if not segments:   # which have gains of their own, and no checksum
-                total = total + record.d_signal[start - first:stop - first].sum(axis=0)
+                total += record.d_signal[start - first:stop - first].sum(axis=0)
                 record.p_signal = record.dac()
             signals = record.p_signal[:, columns] * [MILLIVOLTS[unit] for unit in units]
         except Exception as error:   # wfdb raises errors of many kinds on damaged files
@@ -223,7 +224,7 @@ def read_signals(path, header, columns):
         yield start, stop, signals.T
     if segments or None in header.checksum or header.skewed or max(header.samps_per_frame) > 1:
         return
-    if np.any((total - np.array(header.checksum, int))[columns] % 65536):
+    if ((total - header.checksum)[columns] % 65536).any():
         raise ValueError("the samples contradict the checksums in the header")
 
 
@@ -509,7 +510,7 @@ def check_published(annotations, records):
         counts = np.bincount(beats["label"][inside[beats["record"]]], minlength=5).tolist()
         if counts != published:
             raise SystemExit(f"{subset} has {counts} beats of N S V F Q, but {published} were "
-                             f"published: fetch {DATA_DIR} again (PUBLISHED = {{}}: of your own)")
+                             f"published: fetch {DATA_DIR} again (own CLASSES: PUBLISHED = {{}})")
         equal.append(subset)
     return f"Equal to the published counts, to the beat: {', '.join(equal) or 'none is complete'}"
 

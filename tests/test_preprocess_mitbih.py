@@ -490,11 +490,22 @@ def with_invalid_pressure():
     write_rec("rec", counts=counts, units=["mV", "mmHg"])
 
 
+def in_a_variable_layout():
+    """The first segment lacks V5."""
+    in_two_segments()
+    write_rec("rec", counts=rec_counts()[:1500, :1], record_name="s0", sig_name=["MLII"],
+              units=["mV"], fmt=["16"], adc_gain=[200], baseline=[1024])
+    Path("rec/all.hea").write_text(
+        "all 2 360 0\n" + "".join(f"~ 0 200/mV 16 0 0 0 0 {name}\n" for name in ("MLII", "V5")))
+    edit_header(lambda _: ["rec/3 2 360 3600", "all 0", "s0 1500", "s1 2100"])
+
+
 FORMS = {
     "no checksums, no lead names": without_optional_fields,
     "no length": lambda: edit_header(lambda lines: ["rec 2 360", *lines[1:]]),
     "two files": in_two_files,
     "two segments": in_two_segments,
+    "a variable layout": in_a_variable_layout,
     "MATLAB": in_matlab,
     "uV": lambda: write_rec("rec", units=["uV", "uV"], adc_gain=[.2, .2]),
     "V": lambda: write_rec("rec", units=["v", "mV"], adc_gain=[200_000, 1]),
