@@ -375,7 +375,7 @@ def by_lead(scored, attribution):
     """
     leads = len(scored.recipe.leads)
     size = attribution.unflatten(1, (-1, leads)).sum(dim=1).abs()
-    smoothing = max(1, round(0.02 * scored.data.header.sampling_rate))
+    smoothing = round(0.02 * scored.data.header.sampling_rate)
     return uniform_filter1d(size.numpy(), smoothing, axis=2)
 
 
@@ -458,8 +458,8 @@ def draw_ecg(axis, rate, traces):
     from 0 to 1, which is drawn behind it, and caption.
     """
     for start, height, voltage, weight, caption in traces:
-        seconds = start + np.arange(len(voltage)) / rate
-        points = np.column_stack([seconds, height + voltage - np.median(voltage)])
+        level = height + voltage - np.median(voltage)
+        points = np.column_stack([start + np.arange(len(voltage)) / rate, level])
         band = LineCollection(
             np.stack([points[:-1], points[1:]], axis=1),
             array=weight[:-1],
@@ -468,7 +468,7 @@ def draw_ecg(axis, rate, traces):
             clim=(0, 1))
         axis.add_collection(band)
         axis.plot(*points.T, color="black", linewidth=0.8)
-        axis.text(start, height + 2.1, caption, fontsize=6)
+        axis.text(start, level.max() + 0.1, caption, fontsize=6)
     for ticks, small, large in ((axis.xaxis, 0.04, 0.2), (axis.yaxis, 0.1, 0.5)):
         ticks.set_major_locator(MultipleLocator(large))
         ticks.set_minor_locator(MultipleLocator(small))
