@@ -804,6 +804,16 @@ def test_ectopic_beats_are_counted_by_hour():
     assert rate["a", 0] == pytest.approx(60 / ((16 * 0.5 + 1.5) / 17))   # not over an hour's gap
 
 
+def test_a_pause_is_drawn_at_the_upper_edge(work, monkeypatch):
+    beats = called("a", [1.0, 2, 7, 8], "NNVN").assign(probability=1.0)
+    data = SimpleNamespace(signals=np.zeros((4, 1, 360)), header=SimpleNamespace(sampling_rate=360))
+    figures = []
+    monkeypatch.setattr(stage, "save_figure", lambda figure, *_: figures.append(figure))
+    stage.plot_recording(data, beats, "", "a.png")
+    drawn = {line.get_label(): line.get_ydata().tolist() for line in figures[0].axes[0].lines}
+    assert drawn["V"] == [2.5] and drawn["N"][1:] == [1, 1]
+
+
 def own_recordings(**constants):
     """Two simulated records without annotations at 250 Hz, preprocessed as "own"."""
     simulate.write_mitbih(MITBIH, records=["106", "119"], seconds=60)

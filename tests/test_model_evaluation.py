@@ -18,6 +18,7 @@ import torch
 import wfdb
 from conftest import MITBIH, PTBXL
 from harness import changed, contents, run_stage, train
+from matplotlib.figure import Figure
 from sklearn import metrics as sk
 
 import model_evaluation as stage
@@ -886,3 +887,13 @@ def test_a_task_without_a_test_row_stops_with_one_sentence(trained):
     (*model, rows, logits), _ = stage.predict_test_rows("ptbxl", "mlp")
     with pytest.raises(SystemExit, match="^no test row has a label of ptbxl, form statements"):
         stage.score_rows(*model, rows[:0], logits[:0], "form")
+
+
+@pytest.mark.parametrize("size", [1.0, 3.0, -3.0])
+def test_paper_shows_the_whole_trace_and_4_mv_at_least(size):
+    axis = Figure().subplots()
+    voltage = np.zeros(360)
+    voltage[180] = size
+    stage.draw_ecg(axis, 360, [(0, 0, voltage, np.zeros(360), "tall")])
+    assert axis.get_ylim() == (min(-2, size), max(2, size)) and axis.get_xlim() == (0, 5)
+    assert axis.texts[0].get_position() == (0, max(0, size) + 0.1)   # above the trace
