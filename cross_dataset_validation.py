@@ -259,9 +259,7 @@ def beat_logits(checkpoint, net, data, rows):
     Part by part, so that memory stays flat in a record of a day.
     """
     recipe = checkpoint.recipe
-    rate = data.header.sampling_rate
-    segment = data.signals.shape[2]
-    form = rate, segment, data.header.symbols
+    form = data.header.sampling_rate, data.signals.shape[2], data.header.symbols
     known = recipe.rate, recipe.segment, checkpoint.header.symbols
     if form != known:
         raise SystemExit(f"beats of {data.name} are {form}, the model's {known}: preprocess both "
@@ -301,7 +299,7 @@ def choose_threshold(validation):
     """Result of the source's validation strips -> threshold of the best balanced accuracy."""
     truth = validation.truth["abnormal"].dropna()
     if truth.nunique() < 2:
-        raise SystemExit("all validation strips are normal, or all abnormal: preprocess them all")
+        raise SystemExit("validation strips are all normal or all abnormal: preprocess all records")
     false_positive, true_positive, cuts = roc_curve(
         truth, validation.scores["abnormal"][truth.index])
     return cuts[np.argmax(true_positive - false_positive)]

@@ -375,8 +375,7 @@ def by_lead(scored, attribution):
     """
     leads = len(scored.recipe.leads)
     size = attribution.unflatten(1, (-1, leads)).sum(dim=1).abs()
-    smoothing = round(0.02 * scored.data.header.sampling_rate)
-    return uniform_filter1d(size.numpy(), smoothing, axis=2)
+    return uniform_filter1d(size.numpy(), round(0.02 * scored.data.header.sampling_rate), axis=2)
 
 
 def deletion_test(scored, rows, classes, attribution, rng=None):

@@ -160,7 +160,7 @@ def check_patients(data, rows, split):
     if split == "random":
         return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
                 "are far too good, for comparison with older papers only ***")
-    known = shared & test & {"201"}
+    known = shared & test & {"201"} if data.name == "mitbih" else set()
     if shared - known:
         raise SystemExit(f"patients {', '.join(sorted(shared - known)[:10])} are on two sides of "
                          "the split. Nothing was trained")

@@ -103,7 +103,8 @@ def test_bad_arrays_stop_with_one_sentence_and_keep_the_checkpoint(trained, chan
     path.write_bytes(content)
     change(path)
     before = contents(folder)
-    with pytest.raises(SystemExit, match=f"{message}.*or preprocess_ptbxl.py$") as error:
+    with pytest.raises(SystemExit, match=f"{message}.*with preprocess_mitbih.py or "
+                                          "preprocess_ptbxl.py$") as error:
         train()
     assert "\n" not in str(error.value)
     assert contents(folder) == before

@@ -861,7 +861,7 @@ def test_the_check_against_bxb_compares_every_count(work, quick_pictures, monkey
 # ---- Bad input ----
 
 @pytest.mark.parametrize("constants, message", [
-    ({}, "mitbih_cnn_model.pth is not in this folder.*model_training.py"),
+    ({}, "mitbih_cnn_model.pth is not in this folder. Run model_training.py: DATASET = "),
     ({"DATASET": "ecg"}, "DATASET = 'ecg': expected one of mitbih, ptbxl"),
     ({"MODEL": "svm"}, "MODEL = 'svm': expected one of"),
 ])

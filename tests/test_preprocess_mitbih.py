@@ -174,8 +174,8 @@ def test_odd_segments_fill_up_to_the_last_sample():
 def test_records_shorter_than_a_segment_stop_the_run(database, work):
     run()
     before = outputs(work)
-    with pytest.raises(SystemExit, match="no beat of the 4 records .* fills a segment of 20000 "
-                       "samples: beats too near to the ends of the record"):
+    with pytest.raises(SystemExit, match="no beat of the 4 records .signals in mV.. fills a "
+                       "segment of 20000 samples: beats too near to the ends of the record"):
         run(SEGMENT=20_000)
     assert outputs(work) == before
 

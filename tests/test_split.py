@@ -74,6 +74,14 @@ def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared):
     assert stage.check_patients(data, rows, "inter_patient") == "no patient is on two sides"
 
 
+def test_patient_201_of_ptbxl_is_no_exception(prepared):
+    data, rows, _ = split("ptbxl")
+    data.patient = np.array(data.patient, "U9")
+    data.patient[[rows["train"][0], rows["test"][0]]] = "201"
+    with pytest.raises(SystemExit, match="patients 201 are on two sides of the split"):
+        stage.check_patients(data, rows, "inter_patient")
+
+
 def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(
         prepared, quick_pictures, capsys):
     data, rows, _ = split("mitbih", SPLIT="random", SEED=3)
