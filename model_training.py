@@ -1,13 +1,12 @@
 """Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
 
 Reads   {dataset}_*.npy   all that the dataset's preprocess script writes
-Writes  {dataset}_{model}_model.pth      weights, and all that a later stage must know
-        {dataset}_{model}_training.png   loss and validation score by epoch
+Writes  {dataset}_{model}_model.pth      weights, and everything later stages need
         {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
-        {dataset}_{model}_strips_*       the same three of a second net, for the other database
+        {dataset}_{model}_strips_*       the same two of the second net, for strips
 Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
 
-Several GPUs or machines: torchrun --nproc-per-node=2 model_training.py
+Several GPUs: torchrun --nproc-per-node=2 model_training.py
 """
 
 import atexit
@@ -20,19 +19,29 @@ from functools import partial
 from math import ceil
 from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.distributed as dist
-from matplotlib.figure import Figure
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
-from preprocess_mitbih import as_names, check_choice, lead_name, load_dataset, new_files
+from preprocess_mitbih import (
+    as_names,
+    check_choice,
+    cut_beats,
+    lead_columns,
+    load_dataset,
+    new_files,
+    qrs_energy,
+    recentre,
+    resample,
+)
 
 # data and model
 DATASET = "mitbih"        # "mitbih" or "ptbxl"
@@ -40,62 +49,81 @@ MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 LEADS = None              # None: those of RECIPES, or names in the data: ["MLII"]
 
 # split
-SPLIT = "inter_patient"   # "inter_patient" (DS1 to DS2, PTB-XL's folds); "all": the test side
-                          # and paced records train, too; or "random", which leaks patients
-VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # MIT-BIH: patients of DS1, see hold_out
-EXCLUDED_RECORDS = []     # MIT-BIH: ["202"] leaves out the test record of a patient of DS1 (201)
+SPLIT = "inter_patient"   # "inter_patient": DS1 to DS2, PTB-XL's folds; "all": test side and
+                          # paced records train too; "random" leaks patients
+VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # of DS1, see hold_out
 VALIDATION_FOLD = 9       # PTB-XL: for the thresholds
 TEST_FOLD = 10            # PTB-XL: only for the report
 
 # run
 SEED = 0                  # one seed, one result, on the CPU
-SECOND_NET = True         # train the net for the other database, too (STRIPS)
-RESUME = False            # True: go on after the last complete epoch of a stopped run
+SECOND_NET = True         # train the net for strips too
+RESUME = False            # True: continue a stopped run after its last complete epoch
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
-# crop_seconds        what a net sees at a time: the middle of a beat, random crops of a record
-# context_seconds     parts of the records that the median beat and the rhythm come from
-# leads               what the net sees; if the data have none of these, the first one
-# lead_dropout        share of the examples in training that have one lead only
-# signal_noise        added in training, in standard deviations of the training rows
-# rhythm_noise        the same for the RR features
-# statement_weight    weight of a second loss, on the SCP statements
-# learning_rate       peak of the one-cycle schedule
-# class_weight_power  MIT-BIH: a class of count c weighs 1 / c^power in the loss
-# head                flatten_width and hidden_width of `Net`, None: without; its dropout
-# ensemble_size       how many nets learn side by side, see `Ensemble`
-# hold_out            whether the validation records or fold are kept from training
-TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
+# Settings of each net. A net for strips scores 10 s strips of the other database.
 RECIPES = {
     "mitbih": {
-        "crop_seconds": 0.5, "context_seconds": 1800, "lead_dropout": 0.0,
-        "leads": ["II"], "signal_noise": 2.5, "rhythm_noise": 0.3, "statement_weight": 0.0,
-        "epochs": 6, "batch_size": 256,
-        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},
-        "class_weight_power": 0.25, "head": (64, None, 0.25), "ensemble_size": 5,
-        "hold_out": False,
+        "leads": "II",               # what the net sees; if the data have none of them, their first
+        "crop_seconds": 0.5,         # the net sees the middle of a beat
+        "context_seconds": 1800,     # of one median beat and one RR statistic
+        "signal_noise": 2.5,         # added in training, in standard deviations of training rows
+        "rhythm_noise": 0.3,         # the same for the RR features
+        "lead_dropout": 0.0,         # share of the training rows that keep one lead only
+        "epochs": 6,
+        "batch_size": 256,           # rows per step
+        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
+        "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
+        "statement_weight": 0.0,     # weight of a second loss, on the SCP statements
+        "head": {"flatten_width": 64, "hidden_width": 0, "dropout": 0.25},   # see Net
+        "ensemble_size": 5,          # nets side by side, see Ensemble
+        "hold_out": False,           # True: validation records or fold do not train
+    },
+    "mitbih_strips": {
+        "leads": "II V1",            # what the net sees; if the data have none of them, their first
+        "crop_seconds": 0.5,         # the net sees the middle of a beat
+        "context_seconds": 10,       # of one median beat and one RR statistic
+        "signal_noise": 2.5,         # added in training, in standard deviations of training rows
+        "rhythm_noise": 0.3,         # the same for the RR features
+        "lead_dropout": 0.0,         # share of the training rows that keep one lead only
+        "epochs": 3,
+        "batch_size": 256,           # rows per step
+        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
+        "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
+        "statement_weight": 100.0,   # weight of a second loss, on the SCP statements
+        "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.5},   # see Net
+        "ensemble_size": 1,          # nets side by side, see Ensemble
+        "hold_out": True,            # True: validation records or fold do not train
     },
     "ptbxl": {
-        "crop_seconds": 2.5, "context_seconds": None, "lead_dropout": 0.0,
-        "leads": TWELVE, "signal_noise": 0.0, "rhythm_noise": 0.0, "statement_weight": 0.0,
-        "epochs": 24, "batch_size": 128,
-        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},
-        "head": (None, None, 0.25), "ensemble_size": 1, "hold_out": True,
+        "leads": "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6",
+        "crop_seconds": 2.5,         # the net sees random crops of a record
+        "signal_noise": 0.0,         # added in training, in standard deviations of training rows
+        "rhythm_noise": 0.0,         # the same for the RR features
+        "lead_dropout": 0.0,         # share of the training rows that keep one lead only
+        "epochs": 24,
+        "batch_size": 128,           # rows per step
+        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
+        "head": {"flatten_width": 0, "hidden_width": 0, "dropout": 0.25},   # see Net
+        "ensemble_size": 1,          # nets side by side, see Ensemble
+        "hold_out": True,            # True: validation records or fold do not train
+    },
+    "ptbxl_strips": {
+        "leads": "II V1",            # what the net sees; if the data have none of them, their first
+        "crop_seconds": 5.0,         # the net sees random crops of a record
+        "signal_noise": 0.0,         # added in training, in standard deviations of training rows
+        "rhythm_noise": 0.0,         # the same for the RR features
+        "lead_dropout": 0.25,        # share of the training rows that keep one lead only
+        "epochs": 4,
+        "batch_size": 64,            # rows per step
+        "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
+        "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.0},   # see Net
+        "ensemble_size": 1,          # nets side by side, see Ensemble
+        "hold_out": True,            # True: validation records or fold do not train
     },
 }
-STRIPS = {   # what changes in a second net, which is for strips of 10 s of the other database
-    "mitbih": {
-        "context_seconds": 10, "leads": ["II", "V1"],
-        "statement_weight": 100.0, "epochs": 3, "head": (None, 128, 0.5), "ensemble_size": 1,
-        "hold_out": True,
-    },
-    "ptbxl": {
-        "crop_seconds": 5.0, "leads": ["II", "V1"], "lead_dropout": 0.25,
-        "head": (None, 128, 0.0), "batch_size": 64, "epochs": 4,
-    },
-}
-# widths: a cnn has at most four. stem: kernel and stride. windows: length and step in parts of
-# the crop
+# Sizes of each net. A cnn has at most four widths. stem: kernel and stride. windows: length and
+# step, as parts of the crop.
 ARCHITECTURES = {
     "mitbih": {
         "cnn": {"widths": [32, 48, 64], "stem": (11, 3)},
@@ -114,48 +142,44 @@ ARCHITECTURES = {
 
 def choose_sides(data, split):
     """Dataset, SPLIT -> dict of side -> its records (MIT-BIH) or folds (PTB-XL)."""
-    if data.is_ptbxl:
+    if data.kind == "records":
         side_of = dict.fromkeys(range(1, 11), "train")
-        side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test", 0: "test"}   # 0: others'
+        side_of |= {VALIDATION_FOLD: "validation", TEST_FOLD: "test", 0: "test"}   # 0: not PTB-XL
     else:
-        subsets = {"DS1": "train", "DS2": "test", "test": "test", "paced": "left out"}
-        side_of = {record["name"]: subsets[record["subset"]] for record in data.header.records}
-        if data.name == "mitbih" and np.size(VALIDATION_RECORDS):
-            side_of |= {name: "validation" for name in as_names(VALIDATION_RECORDS)
-                        if name in side_of}
+        sides = {"DS1": "train", "DS2": "test", "test": "test", "paced": "paced"}
+        side_of = {record["name"]: sides.get(record["subset"]) for record in data.header.records}
+    if data.name == "mitbih" and np.size(VALIDATION_RECORDS):
+        names = {*as_names(VALIDATION_RECORDS)} & {*side_of}
+        side_of |= dict.fromkeys(names, "validation")
     if split == "all":
-        side_of = {member: "validation" if side == "validation" else "train"
-                   for member, side in side_of.items()}
-    if data.name == "mitbih" and np.size(EXCLUDED_RECORDS):
-        for name in as_names(EXCLUDED_RECORDS):
-            check_choice("one of EXCLUDED_RECORDS", name, side_of)
-            side_of[name] = "left out"
-    return {side: [member for member in side_of if side_of[member] == side]
+        side_of = {name: "validation" if side == "validation" else "train"
+                   for name, side in side_of.items() if side}
+    return {side: [name for name in side_of if side_of[name] == side]
             for side in ("train", "validation", "test")}
 
 
 def split_rows(data, recipe):
-    """Dataset, settings -> dict of side -> (rows,) rows with a label or statement.
+    """Dataset, settings -> dict of side -> (rows,) beats with a class, records with a statement.
 
     recipe.sides has the records or folds of each side; a random split follows recipe.seed.
     """
     has_label = data.labels >= 0
-    member = data.record
-    if data.is_ptbxl:
+    record_or_fold = data.record
+    if data.kind == "records":
         has_label = (data.metadata["statements"] >= 0).any(axis=1)
-        member = data.metadata["fold"]
-    rows = {side: np.flatnonzero(np.isin(member, members))
-            for side, members in recipe.sides.items()}
+        record_or_fold = data.metadata["fold"]
+    rows = {side: np.flatnonzero(np.isin(record_or_fold, of_side))
+            for side, of_side in recipe.sides.items()}
     if recipe.split == "random":
-        order = np.random.default_rng(recipe.seed).permutation(len(member))
+        order = np.random.default_rng(recipe.seed).permutation(len(data.labels))
         parts = np.split(order, [int(0.8 * len(order)), int(0.9 * len(order))])
         rows = dict(zip(rows, map(np.sort, parts)))
-    return {side: part[has_label[part]] for side, part in rows.items()}
+    return {side: of_side[has_label[of_side]] for side, of_side in rows.items()}
 
 
 def check_patients(data, rows, split):
     """Stops the run if a patient is on two sides; a random split says so. Returns a sentence."""
-    train, validation, test = (set(data.patient[part].tolist()) for part in rows.values())
+    train, validation, test = (set(data.patient[of_side].tolist()) for of_side in rows.values())
     shared = (train & validation) | ((train | validation) & test)
     if split == "random":
         return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
@@ -170,80 +194,92 @@ def check_patients(data, rows, split):
 
 # ---- Inputs ----
 
-def make_examples(data, recipe):
-    """Dataset, settings -> what a net learns from, all rows of the dataset.
+class Inputs(NamedTuple):
+    """What a net sees."""
+    signals: torch.Tensor    # (n, channels, samples) float32
+    features: torch.Tensor   # (n, k) float32, of the RR intervals
 
-    signals (n, channels, samples), features (n, k); targets (n,) int64 classes, or (n, statements)
-    float32 zeros and ones; statements: these for a second loss.
+
+def pick_leads(signals, available, wanted):
+    """(n, leads, samples), names of its leads, of those wanted -> (n, wanted, samples).
+
+    A missing lead is 0, but a single lead of another name stands in for the first one.
     """
-    statements = (data.metadata["statements"] >= 0).astype(np.float32)
-    targets = data.labels if recipe.task == "multiclass" else statements
-    if not recipe.statement_weight:
-        statements = statements[:, :0]
-    signals, features = dataset_inputs(data, recipe)
-    return SimpleNamespace(signals=signals, features=features, targets=torch.from_numpy(targets),
-                           statements=torch.from_numpy(statements))
+    if available == wanted:
+        return signals
+    columns = lead_columns(available, wanted)
+    if not columns and len(available) > 1:
+        raise SystemExit(f"the model needs one of the leads {', '.join(wanted)}, but the other "
+                         f"database has {', '.join(available)}: choose other LEADS")
+    columns = columns or {0: 0}
+    picked = np.zeros((len(signals), len(wanted), signals.shape[2]), np.float32)
+    picked[:, list(columns)] = signals[:, list(columns.values())]
+    return picked
 
 
-def dataset_inputs(data, recipe):
-    """Dataset, settings -> the inputs of all of its rows."""
-    names = data.header.leads
-    signals = data.signals
-    if recipe.leads != names:
-        signals = np.ascontiguousarray(signals[:, [names.index(x) for x in recipe.leads]])
-    if data.is_ptbxl:
-        return record_inputs(signals, beats_of(data.metadata), recipe.rate)
-    return make_inputs(signals, data.metadata, recipe)
+def make_inputs(data, rows, recipe):
+    """Dataset or strips, (n,) sorted rows -> Inputs, row of each: a strip has many beats."""
+    if recipe.kind == "records":
+        signals = data.signals if len(rows) == len(data.signals) else data.signals[rows]
+        signals = resample(pick_leads(signals, data.leads, recipe.leads), data.rate, recipe.rate)
+        peaks = [data.peaks[row].astype(int) * recipe.rate // data.rate for row in rows]
+        features = [record_features(of_record, recipe.rate) for of_record in peaks]
+        return Inputs(torch.from_numpy(signals), torch.from_numpy(np.stack(features))), rows
+    contexts = record_contexts if data.kind == "beats" else strip_contexts
+    is_wanted = np.isin(np.arange(len(data.signals)), rows)
+    signals, features, numbers = [], [], []
+    for number, beats, peaks in contexts(data, rows, recipe):
+        chosen = is_wanted[number]
+        signals.append(relative_beats(beats, recipe.crop)[chosen])
+        features.append(rhythm_features(rr_intervals(peaks, recipe.rate))[chosen])
+        numbers.append(number[chosen])
+    if not numbers:
+        raise SystemExit(f"no beat was found in {len(rows)} strips")
+    inputs = Inputs(*(torch.from_numpy(np.concatenate(values)) for values in (signals, features)))
+    return inputs, np.concatenate(numbers)
 
 
-def beats_of(metadata):
-    """Metadata of PTB-XL -> list of the beats of each record."""
-    return [peaks[peaks >= 0] for peaks in metadata["beats"]]
+def record_contexts(data, rows, recipe):
+    """Dataset of beats, some rows -> yields all beats of their contexts: equal parts of a record.
 
-
-def record_inputs(signals, beats, rate):
-    """(n, leads, samples) mV, n arrays of beat positions -> the same inputs as make_inputs.
-
-    The features are the mean, the smallest and the largest rhythm_features of its beats.
+    Each time: (k,) rows, (k, leads, segment) mV, (k,) R peaks.
     """
-    features = []
-    for peaks in beats:
-        of_beats = rhythm_features(rr_intervals(peaks if len(peaks) else np.zeros(1), rate))
-        features.append([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
-    return torch.from_numpy(signals), torch.from_numpy(np.array(features).reshape(len(beats), -1))
+    beats = pd.DataFrame({name: data.metadata[name] for name in ("record", "sample")})
+    duration = beats.groupby("record")["sample"].transform("max") + 1
+    parts = (duration / (recipe.context_seconds * recipe.rate)).round().clip(lower=1)
+    part = beats["sample"] * parts // duration
+    for context in beats.groupby(["record", part]).indices.values():
+        if np.isin(context, rows).any():
+            signals = pick_leads(data.signals[context], data.leads, recipe.leads)
+            yield context, signals, data.metadata["sample"][context]
 
 
-def make_inputs(signals, beats, recipe):
-    """Signals and beats -> signals (n, channels, samples) and features (n, k), float32 tensors.
-
-    signals: (n, leads, samples) float32 mV; beats: (n,) table of BEAT_FIELDS.
-    """
-    parts = rows_by_context(beats, recipe.context_seconds * recipe.rate)
-    inputs = [beat_inputs(signals[rows], beats["sample"][rows], recipe) for rows in parts]
-    order = np.argsort(np.concatenate(parts))
-    return tuple(torch.from_numpy(np.concatenate(values)[order]) for values in zip(*inputs))
-
-
-def rows_by_context(beats, length):
-    """(n,) beats -> list of the rows of each record, in equal parts of about `length` samples."""
-    table = pd.DataFrame({name: beats[name] for name in ("record", "sample")})
-    duration = table.groupby("record")["sample"].transform("max") + 1
-    parts = (duration / length).round().clip(lower=1)
-    part = table["sample"] * parts // duration
-    return list(table.groupby(["record", part]).indices.values())
+def strip_contexts(data, rows, recipe):
+    """Strips, some rows -> yields rows, beats and R peaks of each: a strip is their context."""
+    half = recipe.segment // 2
+    for row in rows:
+        signal = pick_leads(data.signals[row:row + 1], data.leads, recipe.leads)[0]
+        signal = resample(signal, data.rate, recipe.rate)
+        lead = signal[signal.any(axis=1)][:1]   # as in preprocess_mitbih.py
+        peaks = data.peaks[row].astype(int) * recipe.rate // data.rate
+        peaks = recentre(lead, qrs_energy(lead, recipe.rate), peaks, recipe.rate)
+        padded = np.pad(signal, ((0, 0), (half, half)), mode="edge")   # keeps the outer beats
+        if len(peaks):
+            beats, _ = cut_beats(padded, peaks + half, recipe.segment)
+            yield np.full(len(peaks), row), beats, peaks
 
 
-def beat_inputs(signals, sample, recipe):
-    """(n, leads, samples) mV, (n,) positions of all beats of a record -> signals, features."""
-    signals = relative_beats(signals, recipe.crop)
-    return signals, rhythm_features(rr_intervals(sample, recipe.rate))
+def record_features(peaks, rate):
+    """(k,) R peaks of a record -> mean, minimum and maximum of its rhythm_features."""
+    of_beats = rhythm_features(rr_intervals(peaks if len(peaks) else np.zeros(1), rate))
+    return np.concatenate([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
 
 
 def relative_beats(signals, crop):
     """(n, leads, samples) mV, all beats of a record -> (n, 2 * leads, crop) float32.
 
-    The middle of the beats in heights of the median beat, then their differences from it. The
-    median beat needs no labels, but all beats of the record, as in the analysis of a Holter.
+    The middle of the beats, scaled by the height of the median beat, then their differences from
+    it. The median beat needs no labels, only the positions of all beats, as in Holter analysis.
     """
     beats = signals - np.median(signals, axis=2, keepdims=True)   # no baseline
     median = np.median(beats, axis=0)
@@ -253,15 +289,15 @@ def relative_beats(signals, crop):
     return relative[:, :, start:start + crop].astype(np.float32)
 
 
-def rr_intervals(sample, rate):
-    """(k,) positions of a record's beats -> (k, 20) s: the ten RR intervals before and after each.
+def rr_intervals(peaks, rate):
+    """(k,) R peaks of a record -> (k, 20) s: the ten RR intervals before and after each beat.
 
     Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record; others
     are limited to 0.1 and 5 s.
     """
     edge = np.full(10, np.nan)
-    intervals = np.concatenate([edge, (np.diff(sample) / rate).clip(0.1, 5), edge])
-    return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(sample)]
+    intervals = np.concatenate([edge, (np.diff(peaks) / rate).clip(0.1, 5), edge])
+    return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(peaks)]
 
 
 def rhythm_features(rr):
@@ -301,7 +337,7 @@ class Normalise(nn.Module):
     def fit(self, values, rows):
         """(n, channels, ...) tensor, training rows -> sets mean and standard deviation.
 
-        A few thousand rows, at equal distances, tell them well enough.
+        Estimated from at most 4,000 evenly spaced rows.
         """
         values = values[torch.from_numpy(rows[::len(rows) // 4000 + 1])]
         values = values.transpose(0, 1).flatten(1)
@@ -318,7 +354,7 @@ def conv(inputs, outputs, kernel, stride=1):
 
 
 class ResidualBlock(nn.Module):
-    """(n, inputs, 1, t) -> (n, outputs, 1, t / 2): two convolutions beside a pooled shortcut."""
+    """(n, inputs, 1, t) -> (n, outputs, 1, t / 2): two convolutions and a pooled shortcut."""
 
     def __init__(self, inputs, outputs, kernel):
         super().__init__()
@@ -351,39 +387,39 @@ class Convolutions(nn.Sequential):
 class Net(nn.Module):
     """What the models share: (n, channels, samples), (n, features) -> (n, outputs) logits.
 
-    A model's `maps` gives feature maps (n, width, steps). In a crop of a record, a beat may be
-    anywhere: the mean and the maximum over the steps go on. In a cut beat, each step has its
-    place: `flatten` brings all steps to `flatten_width` numbers, no more than a hidden layer
-    makes of the rhythm. The logits are the sum of a linear layer and of `hidden_width` units that
-    join waveform and rhythm (Cheng et al. 2016); rare statements are learned better without them.
+    A model's `maps` gives feature maps (n, width, steps). They are pooled by mean and maximum over
+    the steps. With `flatten_width`, all steps are kept and reduced to so many numbers, because
+    beats are centred. The logits are the sum of a linear layer and of `hidden_width` units that
+    join waveform and rhythm (Cheng et al. 2016); without them, rare statements are learned better.
     """
 
-    def __init__(self, maps_shape, features, outputs, head):
+    def __init__(self, *, width, steps, features, outputs, head):
         super().__init__()
-        width, steps = maps_shape
-        flatten_width, hidden_width, dropout = head
-        flatten_width = steps and flatten_width   # an mlp has no steps in a fixed number
-        self.flatten = flatten_width and nn.Sequential(
-            nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
-            nn.BatchNorm1d(flatten_width), nn.ReLU())
+        flatten_width = head["flatten_width"]
+        hidden_width = head["hidden_width"]
+        self.flatten = self.deep = None
+        inputs = 2 * width + 64
+        if flatten_width and steps:   # an mlp has no steps: its window is the whole beat
+            inputs = flatten_width + 64
+            self.flatten = nn.Sequential(
+                nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
+                nn.BatchNorm1d(flatten_width), nn.ReLU())
         self.rhythm = nn.Sequential(nn.Linear(features, 64), nn.ReLU())
-        inputs = (flatten_width or 2 * width) + 64
         self.wide = nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(dropout), nn.Linear(inputs, outputs))
-        self.deep = hidden_width and nn.Sequential(
-            nn.BatchNorm1d(inputs), nn.Dropout(0.1), nn.Linear(inputs, hidden_width), nn.ReLU(),
-            nn.BatchNorm1d(hidden_width), nn.Dropout(0.5), nn.Linear(hidden_width, outputs))
+            nn.BatchNorm1d(inputs), nn.Dropout(head["dropout"]), nn.Linear(inputs, outputs))
+        if hidden_width:
+            self.deep = nn.Sequential(
+                nn.BatchNorm1d(inputs), nn.Dropout(0.1), nn.Linear(inputs, hidden_width), nn.ReLU(),
+                nn.BatchNorm1d(hidden_width), nn.Dropout(0.5), nn.Linear(hidden_width, outputs))
 
     def forward(self, signals, features):
         maps = self.maps(signals)
-        x = self.flatten(maps) if self.flatten else mean_and_max(maps)
-        x = torch.cat([x, self.rhythm(features)], dim=1)
-        return self.wide(x) + (self.deep(x) if self.deep else 0)
-
-
-def mean_and_max(x):
-    """(n, width, steps) -> (n, 2 * width): what shows throughout a record, and what shows once."""
-    return torch.cat([x.mean(dim=2), x.amax(dim=2)], dim=1)
+        if self.flatten:
+            pooled = [self.flatten(maps)]
+        else:   # what shows throughout a record, and what shows once
+            pooled = [maps.mean(dim=2), maps.amax(dim=2)]
+        x = torch.cat([*pooled, self.rhythm(features)], dim=1)
+        return self.wide(x) + self.deep(x) if self.deep else self.wide(x)
 
 
 class CNN(Net):
@@ -391,7 +427,7 @@ class CNN(Net):
 
     def __init__(self, *, channels, samples, widths, stem, **shared):
         steps = ceil(samples / (stem[1] * 2 ** len(widths)))
-        super().__init__((widths[-1], steps), **shared)
+        super().__init__(width=widths[-1], steps=steps, **shared)
         self.layers = Convolutions(channels, (widths[0], *widths), stem)
 
     def maps(self, x):
@@ -402,7 +438,7 @@ class LSTM(Net):
     """Bidirectional LSTM over a strided convolutional stem."""
 
     def __init__(self, *, channels, samples, width, stem, **shared):
-        super().__init__((2 * width, ceil(samples / (stem[1] * 4))), **shared)
+        super().__init__(width=2 * width, steps=ceil(samples / (stem[1] * 4)), **shared)
         widths = (width // 2, width, width)
         self.stem = Convolutions(channels, widths, stem)
         self.lstm = nn.LSTM(width, width, batch_first=True, bidirectional=True)
@@ -419,7 +455,7 @@ class MLP(Net):
     """
 
     def __init__(self, *, channels, samples, widths, windows=(1, 1), **shared):
-        super().__init__((widths[-1], None), **shared)
+        super().__init__(width=widths[-1], steps=0, **shared)
         self.window, self.step = (round(part * samples) for part in windows)
         sizes = [channels * self.window, *widths]
         layers = []
@@ -437,7 +473,7 @@ MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
 
 
 class Ensemble(nn.Module):
-    """Nets of one model, each with first weights and batches of its own.
+    """Nets of one model, each with its own initial weights and batches.
 
     (n, channels, samples), (n, features) -> (n, outputs) logits. In training, each net gets an
     equal part of the rows; else all of them, and the mean of the nets depends less on the seed.
@@ -459,30 +495,41 @@ class Ensemble(nn.Module):
 
 # ---- Inference: the one path of training, evaluation and cross-dataset validation ----
 
-def crop_starts(samples, crop):
-    """Length of a record and of a crop -> starts of the half-overlapping crops that cover it."""
-    return [*range(0, samples - crop, crop // 2 or 1), samples - crop]
+def crop_logits(net, inputs, crop):
+    """Net, Inputs on its device -> (crops, n, outputs) logits.
 
-
-def crop_logits(net, signals, features, crop):
-    """Net, (n, channels, samples), (n, k) on its device -> (n, outputs) logits, mean over crops."""
-    starts = crop_starts(signals.shape[2], crop)
-    crops = torch.cat([signals[:, :, start:start + crop] for start in starts])
-    logits = net(crops, features.repeat(len(starts), 1))
-    return logits.view(len(starts), len(signals), -1).mean(dim=0)
+    The crops of a record overlap by half and cover it.
+    """
+    last = inputs.signals.shape[2] - crop
+    starts = [*range(0, last, crop // 2 or 1), last]
+    crops = torch.cat([inputs.signals[:, :, start:start + crop] for start in starts])
+    logits = net(crops, inputs.features.repeat(len(starts), 1))
+    return logits.view(len(starts), len(inputs.signals), -1)
 
 
 @torch.no_grad()
-def predict(net, signals, features, rows, crop, batch=512):
-    """Net, (n, channels, samples), (n, k), rows -> (rows, outputs) float32 logits on the CPU.
-
-    Net, signals and features are on one device.
-    """
+def predict(net, inputs, crop):
+    """Net, Inputs on its device -> (crops, n, outputs) float32 logits on the CPU."""
     net.eval()
-    rows = torch.from_numpy(rows).to(signals.device)
-    parts = rows.split(batch * crop // signals.shape[2] or 1)
-    logits = [crop_logits(net, signals[part], features[part], crop) for part in parts]
-    return torch.cat(logits).cpu()
+    size = 512 * crop // inputs.signals.shape[2] or 1
+    batches = zip(*(values.split(size) for values in inputs))
+    logits = [crop_logits(net, Inputs(*batch), crop) for batch in batches]
+    return torch.cat(logits, dim=1).cpu()
+
+
+def predict_rows(checkpoint, data, rows):
+    """Checkpoint, dataset or strips, (n,) rows -> (crops, m, outputs) logits, (m,) row of each.
+
+    Records and strips go part by part, so that memory stays flat.
+    """
+    recipe = checkpoint.recipe
+    parts = [rows] if data.kind == "beats" else np.array_split(rows, len(rows) // 2500 + 1)
+    logits, numbers = [], []
+    for part in parts:
+        inputs, number = make_inputs(data, part, recipe)
+        logits.append(predict(checkpoint.net, inputs, recipe.crop))
+        numbers.append(number)
+    return torch.cat(logits, dim=1), np.concatenate(numbers)
 
 
 def task_members(header, task):
@@ -494,7 +541,7 @@ def task_members(header, task):
 def class_logits(logits, recipe, members=None):
     """(n, outputs) logits -> (n, classes) float64 logits.
 
-    With task_members, a class holds where one or more of its statements do: noisy-or.
+    With task_members, a class holds if one or more of its statements do: noisy-or.
     """
     logits = logits[:, :len(recipe.classes)].double()
     if members is None:
@@ -503,13 +550,13 @@ def class_logits(logits, recipe, members=None):
 
 
 def probabilities(logits, recipe, members=None):
-    """(n, outputs) logits -> (n, classes) float64: softmax for multiclass, else sigmoid.
+    """(n, outputs) logits -> (n, classes) float64: softmax for beats, sigmoid for records.
 
-    With task_members, given that a row has one of the task's labels, as every row of a task has:
+    With task_members, given that the record has a label of the task, as all rows of a task have:
     the probability of a class over that of any.
     """
     of_class = class_logits(logits, recipe, members)
-    if recipe.task == "multiclass":
+    if recipe.kind == "beats":
         return of_class.softmax(dim=1).numpy()
     chance = of_class.sigmoid()
     if members is not None:
@@ -523,36 +570,35 @@ def probabilities(logits, recipe, members=None):
 def class_weights(targets, recipe):
     """(n,) classes of the training rows -> (classes,) float32 weights 1 / count^power in the loss.
 
-    A class below 0.1% of the rows weighs like one of 0.1%. None for targets of several classes
-    a row.
+    A class below 0.1% of the rows weighs like one of 0.1%. None for records.
     """
-    if targets.dim() == 2:
+    if recipe.kind == "records":
         return None
     counts = torch.bincount(targets, minlength=len(recipe.classes)).double()
     return (counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power).float()
 
 
-def loss_of(class_weight, statement_weight, logits, targets, statements):
+def loss_of(recipe, class_weight, logits, targets, statements):
     """(n, outputs) logits, targets of the classes, (n, k) statements -> mean loss.
 
-    Cross-entropy of one class a row, or binary cross-entropy of several; the outputs after those
-    of the classes are those of the statements.
+    Beats: cross-entropy of the classes, plus that of the statements, the last k outputs. Records:
+    binary cross-entropy of every statement.
     """
-    k = statements.shape[1]
-    logits, others = logits.float().split([logits.shape[1] - k, k], dim=1)
-    if targets.dim() == 1:
-        loss = F.cross_entropy(logits, targets, class_weight)
-    else:
-        loss = F.binary_cross_entropy_with_logits(logits, targets)
-    if k:
-        loss = loss + statement_weight * F.binary_cross_entropy_with_logits(others, statements)
+    classes = len(recipe.classes)
+    logits = logits.float()
+    if recipe.kind == "records":
+        return F.binary_cross_entropy_with_logits(logits, targets)
+    loss = F.cross_entropy(logits[:, :classes], targets, class_weight)
+    if recipe.statement_weight:
+        of_statements = F.binary_cross_entropy_with_logits(logits[:, classes:], statements)
+        loss = loss + recipe.statement_weight * of_statements
     return loss
 
 
 def training_batches(net, examples, rows, batch_size, recipe):
-    """Yields one pass over the rows in random order, as random crops with noise.
+    """Yields one pass over the rows in random order, without the last incomplete batch.
 
-    Each batch: signals (b, channels, crop), features (b, k), targets, statements.
+    Each batch: random crops (b, channels, crop), features (b, k), targets, statements.
     """
     device = examples.targets.device
     crops = examples.signals.unfold(2, recipe.crop, 1)   # (n, channels, starts, crop), a view
@@ -561,32 +607,28 @@ def training_batches(net, examples, rows, batch_size, recipe):
     starts = torch.randint(crops.shape[2], (len(order),))
     batches = zip(order.to(device).split(batch_size), starts.to(device).split(batch_size))
     for batch, start in batches:
-        signals = crops[batch, :, start]
-        signals = add_noise(signals, recipe.signal_noise, net.normalise_signals.spread)
-        signals = drop_leads(signals, recipe)
-        features = examples.features[batch]
-        features = add_noise(features, recipe.rhythm_noise, net.normalise_features.spread)
-        yield signals, features, examples.targets[batch], examples.statements[batch]
+        inputs = add_noise(crops[batch, :, start], examples.features[batch], net, recipe)
+        yield *inputs, examples.targets[batch], examples.statements[batch]
 
 
-def add_noise(values, size, spread):
-    """(b, ...) values -> the same with Gaussian noise of `size` standard deviations."""
-    if size == 0:
-        return values
-    return values + size * spread * torch.randn(values.shape, device=values.device)
-
-
-def drop_leads(signals, recipe):
-    """(b, channels, samples) -> the same; in some rows all leads but one are absent, which is 0."""
+def add_noise(signals, features, net, recipe):
+    """(b, channels, samples), (b, k) -> the same with Gaussian noise, some leads missing (0)."""
+    if recipe.signal_noise:
+        spread = net.normalise_signals.spread
+        signals = signals + recipe.signal_noise * spread * torch.randn_like(signals)
     leads = len(recipe.leads)
     kept = F.one_hot(torch.randint(leads, (len(signals),)), leads).bool()
     kept |= torch.rand(len(signals), 1) >= recipe.lead_dropout
     kept = kept.repeat(1, signals.shape[1] // leads).to(signals.device)
-    return signals * kept[:, :, None]
+    signals = signals * kept[:, :, None]
+    if recipe.rhythm_noise:
+        spread = net.normalise_features.spread
+        features = features + recipe.rhythm_noise * spread * torch.randn_like(features)
+    return signals, features
 
 
 def train_epoch(net, batches, loss_function, optimiser, schedule):
-    """One pass over the batches -> mean loss; in bfloat16 where that is faster."""
+    """One pass over the batches -> mean loss; in bfloat16 if that is faster."""
     fast = torch.cpu.get_capabilities().get("amx_bf16", False)
     net.train()
     total = 0.0
@@ -603,14 +645,20 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
         total += loss.detach()   # no .item(): a GPU would wait for it
         count += 1
     if not torch.isfinite(total):
-        raise SystemExit("the training loss is infinite: lower the learning_rate in RECIPES")
+        raise SystemExit("the training loss is not finite: lower the learning_rate in RECIPES")
     return total.item() / count
+
+
+def predict_validation(net, examples, rows, recipe):
+    """Net, examples, rows -> (n, outputs) logits of the validation rows."""
+    inputs = Inputs(examples.signals[rows["validation"]], examples.features[rows["validation"]])
+    return predict(net, inputs, recipe.crop).mean(dim=0)
 
 
 def validation_score(probability, targets):
     """(n, k) probabilities, targets of the validation rows -> the score; higher is better.
 
-    Multilabel: macro AUC. Multiclass: mean F1 of the first three classes, N, S and V.
+    Records: macro AUC. Beats: mean F1 of the first three classes, N, S and V.
     """
     if targets.ndim == 2:
         return np.mean([roc_auc_score(truth, p) for truth, p in zip(targets.T, probability.T)
@@ -622,10 +670,9 @@ def validation_score(probability, targets):
 def fit(net, examples, rows, recipe, header, name):
     """Trains the net -> history, a dict for each epoch.
 
-    The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing. It
-    takes place after every fourth epoch, counted from the last.
+    The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing.
+    Every fourth epoch is validated, counted from the last.
     """
-    targets = examples.targets[rows["validation"]]
     run = ARCHITECTURES[DATASET][MODEL] | vars(recipe) | header.sha256
     state_path = Path(f"{name}_state.pth")
     nets = len(net.nets)   # each of them sees as many rows as there are
@@ -636,10 +683,11 @@ def fit(net, examples, rows, recipe, header, name):
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
     weight = class_weights(examples.targets[rows["train"]], recipe)
-    loss_function = partial(loss_of, weight, recipe.statement_weight)
+    loss_function = partial(loss_of, recipe, weight)
+    parts = net, optimiser, schedule
     history = []
     if RESUME and state_path.exists():
-        history = load_state(state_path, run, (net, optimiser, schedule))
+        history = load_state(state_path, run, parts)
 
     for epoch in range(len(history) + 1, recipe.epochs + 1):
         began = time.perf_counter()
@@ -648,22 +696,16 @@ def fit(net, examples, rows, recipe, header, name):
         if not is_main_process():
             continue
         history.append({"epoch": epoch, "loss": loss})
-        if len(targets) and not (recipe.epochs - epoch) % 4:
-            logits = predict(
-                net, examples.signals, examples.features, rows["validation"], recipe.crop)
-            history[-1]["validation score"] = float(validation_score(
-                probabilities(logits, recipe), targets.cpu().numpy()))
+        if len(rows["validation"]) and not (recipe.epochs - epoch) % 4:
+            probability = probabilities(predict_validation(net, examples, rows, recipe), recipe)
+            targets = examples.targets[rows["validation"]].cpu().numpy()
+            history[-1]["validation score"] = float(validation_score(probability, targets))
         print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
               f"{time.perf_counter() - began:.1f} s", flush=True)
-        save_state(state_path, run, (net, optimiser, schedule), history)
+        with new_files(state_path) as [path]:
+            save_pth(path, {"run": run, "parts": [part.state_dict() for part in parts],
+                            "random": torch.get_rng_state(), "history": history})
     return history
-
-
-def save_state(path, run, parts, history):
-    """Saves what a stopped run goes on from; parts: net, optimiser, schedule."""
-    with new_files(path) as (temporary,):
-        save_pth(temporary, {"run": run, "parts": [part.state_dict() for part in parts],
-                             "random": torch.get_rng_state(), "history": history})
 
 
 def load_state(path, run, parts):
@@ -678,7 +720,7 @@ def load_state(path, run, parts):
     for part, saved in zip(parts, state["parts"]):
         part.load_state_dict(saved)
     torch.set_rng_state(state["random"])
-    print(f"goes on after epoch {len(state['history'])}")
+    print(f"resuming after epoch {len(state['history'])}")
     return state["history"]
 
 
@@ -713,7 +755,7 @@ def is_main_process():
 
 
 def divide_work(net, rows, batch_size):
-    """Net, training rows, rows a batch -> model, rows and batch size of this process."""
+    """Net, training rows, rows per batch -> model, rows and batch size of this process."""
     if not dist.is_initialized():
         return net, rows, batch_size
     torch.manual_seed(SEED + dist.get_rank())   # each process draws other noise
@@ -783,7 +825,7 @@ def load_pth(path):
 
 
 def load_checkpoint(data, model, strips=False):
-    """Dataset, model name, whether for strips of 10 s -> checkpoint and net.
+    """Dataset, model name, whether for strips of 10 s -> checkpoint with its net.
 
     Stops with one sentence if the file is missing or damaged, or was trained on other data.
     """
@@ -797,8 +839,8 @@ def load_checkpoint(data, model, strips=False):
         checkpoint.header = SimpleNamespace(**checkpoint.header)
         if checkpoint.model != model:
             raise ValueError(f"it holds a {checkpoint.model}")
-        net = Ensemble(model, **checkpoint.net_arguments)
-        net.load_state_dict(checkpoint.weights)
+        checkpoint.net = Ensemble(model, **checkpoint.net_arguments).eval()
+        checkpoint.net.load_state_dict(checkpoint.weights)
     except FileNotFoundError:
         raise SystemExit(f"{path} is not in this folder. {make}") from None
     except Exception as error:   # torch and zipfile raise errors of many kinds on damaged files
@@ -806,62 +848,66 @@ def load_checkpoint(data, model, strips=False):
         raise SystemExit(f"{path} is not the expected checkpoint, or damaged ({reason}). {make}"
                          ) from error
     now = vars(data.header)
-    was = vars(checkpoint.header) | {"versions": now["versions"]}
-    if was.get("r_peaks") != now.get("r_peaks"):   # annotated and detected beats may meet
-        was |= {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
+    was = vars(checkpoint.header)
+    if was.get("r_peaks") != now.get("r_peaks"):   # detected beats may be scored too
+        was = was | {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
     change = first_difference(was, now)
     if change:
         raise SystemExit(f"{path} was trained on other .npy files ({change[:200]}): train again")
-    return checkpoint, net.eval()
+    return checkpoint
 
 
 def warnings_of(header, recipe):
-    """Header and settings -> the sentences that must stand beside every figure."""
+    """Header and settings -> the sentences that must stand beside every score."""
     warnings = []
     if header.simulated:
-        warnings.append("SIMULATED DATA: no figure is a result")
+        warnings.append("SIMULATED DATA: no score is a result")
     if recipe.split == "random":
         warnings.append("LEAKY RANDOM SPLIT: trained on the patients of its own test rows")
     return warnings
 
 
-def save_figure(figure, title, path):
-    """Figure -> PNG."""
-    figure.suptitle(title, fontsize=9)
-    figure.savefig(path, dpi=150, format="png")
-
-
-def plot_history(history, title, path):
-    """List of epochs -> PNG of the loss, and of the validation score, by epoch."""
-    table = pd.DataFrame(history).set_index("epoch")
-    figure = Figure(figsize=(4 * len(table.columns), 3.5), layout="constrained")
-    table.plot(ax=figure.subplots(1, len(table.columns)), subplots=True, style="ko")
-    save_figure(figure, title, path)
-
-
 # ---- Main ----
 
-def choose_recipe(data, changes):
-    """The constants -> every setting of a net, as it travels in the checkpoint."""
-    recipe = SimpleNamespace(**RECIPES[DATASET] | changes, split=SPLIT, seed=int(SEED))
+def choose_recipe(data, settings):
+    """Dataset, its entry in RECIPES -> every setting of a net, as it travels in the checkpoint."""
+    recipe = SimpleNamespace(**settings, split=SPLIT, seed=int(SEED))
     recipe.sides = choose_sides(data, SPLIT)
     if not recipe.hold_out:
         recipe.sides["train"] += recipe.sides["validation"]
         recipe.sides["validation"] = []
-    recipe.task = "multilabel" if data.is_ptbxl else "multiclass"
-    recipe.classes = data.header.statement_names if data.is_ptbxl else data.header.class_names
+    recipe.kind = data.kind
+    is_beats = data.kind == "beats"
+    recipe.classes = data.header.class_names if is_beats else data.header.statement_names
+    check_choice("learning_rate in RECIPES needs an entry for MODEL", MODEL, recipe.learning_rate)
     recipe.learning_rate = float(recipe.learning_rate[MODEL])
-    available = data.header.leads
-    of_recipe = [name for name in available if lead_name(name) in recipe.leads]
-    recipe.leads = (of_recipe or available[:1]) if LEADS is None else as_names(LEADS)
-    if not set(recipe.leads) <= set(available):
-        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {available}")
-    recipe.rate = data.header.sampling_rate
+    wanted = as_names(recipe.leads if LEADS is None else LEADS)
+    columns = lead_columns(data.leads, wanted)
+    if LEADS is not None and len(columns) < len(wanted):
+        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.leads}")
+    recipe.leads = [data.leads[column] for column in columns.values()] or data.leads[:1]
+    recipe.rate = data.rate
     recipe.segment = data.signals.shape[2]
     recipe.crop = round(recipe.crop_seconds * recipe.rate)
     if recipe.crop > recipe.segment:
         raise SystemExit(f"crop_seconds makes {recipe.crop} samples, a row has {recipe.segment}")
     return recipe
+
+
+def make_examples(data, recipe):
+    """Dataset, settings -> what a net learns from, all rows of the dataset.
+
+    signals (n, channels, samples), features (n, k); targets (n,) int64 classes of beats, or (n,
+    statements) float32 zeros and ones of records; statements (n, k) for a second loss, or k = 0.
+    """
+    inputs, _ = make_inputs(data, np.arange(len(data.labels)), recipe)
+    statements = torch.from_numpy((data.metadata["statements"] >= 0).astype(np.float32))
+    targets = torch.from_numpy(data.labels)
+    if data.kind == "records":
+        targets = statements
+    if data.kind == "records" or not recipe.statement_weight:
+        statements = statements[:, :0]
+    return SimpleNamespace(**inputs._asdict(), targets=targets, statements=statements)
 
 
 def make_net(examples, rows, recipe):
@@ -881,14 +927,14 @@ def make_net(examples, rows, recipe):
     return net, arguments
 
 
-def train(data, device, name, changes):
-    """Dataset, device, name of the files, changes of the recipe -> writes the checkpoint."""
+def train(data, device, settings, name):
+    """Dataset, device, entry in RECIPES, name of the files -> writes the checkpoint."""
     torch.manual_seed(SEED)
-    recipe = choose_recipe(data, changes)
+    recipe = choose_recipe(data, settings)
     rows = split_rows(data, recipe)
     warnings = warnings_of(data.header, recipe)
-    print(f"{name}, {recipe.task}, on {device}. Rows:",
-          *(f"{len(part):,} {side}" for side, part in rows.items()))
+    print(f"{name}, leads {' '.join(recipe.leads)}, on {device}. Rows:",
+          *(f"{len(of_side):,} {side}" for side, of_side in rows.items()))
     print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
     if len(rows["train"]) < 2 or (recipe.hold_out and not len(rows["validation"])):
         raise SystemExit(f"too few labelled rows, see VALIDATION_RECORDS, SPLIT: {recipe.sides}")
@@ -901,10 +947,9 @@ def train(data, device, name, changes):
     if not is_main_process():
         return
 
-    thresholds = None   # one class a row: the most probable one is called
-    if data.is_ptbxl:
-        logits = predict(
-            net, examples.signals, examples.features, rows["validation"], recipe.crop)
+    thresholds = None   # beats: the most probable class is called
+    if data.kind == "records":
+        logits = predict_validation(net, examples, rows, recipe)
         statements = data.metadata["statements"][rows["validation"]] >= 0
         thresholds = task_thresholds(logits, statements, recipe, data.header)
     checkpoint = {
@@ -914,23 +959,23 @@ def train(data, device, name, changes):
         "history": history, "thresholds": thresholds,
         "versions": {"torch": str(torch.__version__)},
     }
-    with new_files(f"{name}_model.pth", f"{name}_training.png") as (model_path, picture_path):
-        save_pth(model_path, checkpoint)
-        plot_history(history, ". ".join([name, *warnings]), picture_path)
-    print(f"Wrote {name}_model.pth, {name}_training.png")
+    with new_files(f"{name}_model.pth") as [path]:
+        save_pth(path, checkpoint)
+    print(f"Wrote {name}_model.pth")
 
 
 def main():
-    check_choice("DATASET", DATASET, RECIPES)
+    check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, MODELS)
+    check_choice("ARCHITECTURES needs an entry for MODEL", MODEL, ARCHITECTURES[DATASET])
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
     check_choice("VALIDATION_FOLD", VALIDATION_FOLD, range(1, 11))
     check_choice("TEST_FOLD", TEST_FOLD, range(1, 11))
     device = start_processes()
     data = load_dataset(DATASET)
-    train(data, device, f"{DATASET}_{MODEL}", {})
+    train(data, device, RECIPES[DATASET], f"{DATASET}_{MODEL}")
     if SECOND_NET:
-        train(data, device, f"{DATASET}_{MODEL}_strips", STRIPS[DATASET])
+        train(data, device, RECIPES[f"{DATASET}_strips"], f"{DATASET}_{MODEL}_strips")
     for path in Path().glob(f"{DATASET}_{MODEL}*_state.pth"):
         path.unlink(missing_ok=True)
 

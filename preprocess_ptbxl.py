@@ -1,16 +1,16 @@
-"""Gathers the 12-lead records of PTB-XL and their five diagnostic superclasses.
+"""Gathers the 12-lead records of PTB-XL with their statements and superclasses.
 
 Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of SAMPLING_RATE;
         fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
 Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the order of LEADS
-        ptbxl_labels.npy     (n,) int64: one superclass a record, -1 for a record with none
+        ptbxl_labels.npy     (n,) int64: one superclass per record, -1: none
         ptbxl_metadata.npy   (n,) structured: record, patient, fold, age, sex,
                              superclasses (5,) int8 zeros and ones,
-                             statements (71,) int8 likelihoods of all SCP statements,
+                             statements (71,) int8 likelihoods in percent, -1: not stated,
                              beats (40,) int16 positions of the R peaks, then -1
-        ptbxl_header.npy     JSON text: class names, statement names, tasks, leads, sampling
-                             rate, whether simulated, versions, SHA-256 of the three arrays
-Takes   90 seconds for the 21,799 records at 100 Hz, beside the download.
+        ptbxl_header.npy     JSON text: kind ("records"), class names, statement names, tasks,
+                             leads, sampling rate, SHA-256 of the three arrays
+Takes   90 seconds for the 21,799 records at 100 Hz, plus the download.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",
 Scientific Data 7:154, 2020.
@@ -19,37 +19,37 @@ Scientific Data 7:154, 2020.
 import ast
 import re
 from collections import Counter
-from contextlib import closing
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from preprocess_mitbih import (
-    RowWriter,
     check_choice,
+    data_folder,
     detect_beats,
     download,
-    lead_name,
+    lead_columns,
     new_files,
     print_notes,
     read_header,
     read_signals,
     resample,
+    row_writer,
     save_array,
     save_header,
     usable_records,
 )
 
 # data
-NAME = "ptbxl"            # prefix of the files written; another 12-lead database: all for testing
+NAME = "ptbxl"            # prefix of the files; see LABELS for another database
 DATA_DIR = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
 SAMPLING_RATE = 100       # Hz: 100 (1 GB of signals) or 500 (5.2 GB)
-LABELS = "csv"            # "csv": PTB-XL's two files, or "header": as in the CinC Challenges
-BAD_RECORDS = "stop"      # at a damaged record "stop" the run, or "skip" the record and count it
+LABELS = "csv"            # "csv": PTB-XL's two files; "header": as in the CinC Challenges, all test
+BAD_RECORDS = "stop"      # "stop" the run at a damaged record, or "skip" and count it
 
 # download
-DOWNLOAD = True           # fetch the files of the database that are missing
+DOWNLOAD = True           # fetch the missing files of the database
 BASE_URL = "https://physionet-open.s3.amazonaws.com/"   # or "https://physionet.org/files/"
 
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
@@ -94,17 +94,10 @@ INVT     59931005 TInv
 STE_     164931005 STE
 STD_     429622005 STD
 """
-KINDS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
-MOST_BEATS = 40   # in 10 s: find_beats gives none closer than 0.25 s to another
-TIE_ORDER = ["MI", "CD", "HYP", "STTC", "NORM"]   # which of equally likely ones is the label
+SCP_COLUMNS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
 
 
 # ---- Signals ----
-
-def database():
-    """DATA_DIR -> its path."""
-    return Path(DATA_DIR).expanduser()
-
 
 def read_record(name):
     """WFDB record -> (k, 12, samples) float32 mV, its pieces of 10 s, and whether it is simulated.
@@ -114,7 +107,7 @@ def read_record(name):
     gain, leads, length and checksums are right. Any other record is read by wfdb.
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
-    path = database() / name
+    path = data_folder(DATA_DIR) / name
     try:
         adc = np.fromfile(f"{path}.dat", "<i2")
         header = Path(f"{path}.hea").read_text(errors="replace")
@@ -136,22 +129,25 @@ def usual_header(name, adc):
 
 
 def read_any_form(path):
-    """The same for a record of any form and rate, up to an hour; the last pieces may overlap."""
-    header = read_header(path)
-    if header.sig_len > 3600 * header.fs:
+    """WFDB record of any form and rate, up to an hour -> pieces of 10 s, whether simulated.
+
+    The last two pieces may overlap.
+    """
+    record = read_header(path)
+    if record.samples > 3600 * record.rate:
         raise ValueError("it is longer than an hour")
-    names = list(map(lead_name, header.sig_name))
-    if not set(LEADS) <= set(names):
-        raise ValueError(f"it lacks some of the 12 leads ({', '.join(names)})")
-    columns = [names.index(lead) for lead in LEADS]
-    [(*_, signals)] = read_signals(path, header, columns)   # in one piece
-    signals = resample(signals, header.fs, SAMPLING_RATE).astype(np.float32)
+    columns = [*lead_columns(record.leads, LEADS).values()]
+    if len(columns) < len(LEADS):
+        raise ValueError(f"it lacks some of the 12 leads ({', '.join(record.leads)})")
+    [(*_, signals)] = read_signals(record, columns)   # in one piece
+    signals = resample(signals, record.rate, SAMPLING_RATE).astype(np.float32)
     length = 10 * SAMPLING_RATE
     last = signals.shape[1] - length
     if last < 0:
         raise ValueError("it is shorter than 10 s")
     starts = np.unique([*range(0, last + 1, length), last])
-    return np.stack([signals[:, start:start + length] for start in starts]), header.simulated
+    pieces = np.stack([signals[:, start:start + length] for start in starts])
+    return pieces, "simulated" in str(record.header.comments)
 
 
 def write_signals(names, path, left_out):
@@ -159,13 +155,14 @@ def write_signals(names, path, left_out):
     rows = []
     beats = []
     simulated = False
-    with closing(RowWriter(path, (len(LEADS), 10 * SAMPLING_RATE))) as signals_file:
+    with row_writer(path, (len(LEADS), 10 * SAMPLING_RATE)) as append:
         for row, (pieces, marked) in usable_records(names, read_record, BAD_RECORDS, left_out):
-            signals_file.append(pieces)
+            append(pieces)
             rows.extend([row] * len(pieces))
             for piece in pieces:
-                peaks = detect_beats(piece, SAMPLING_RATE)[:MOST_BEATS]
-                beats.append(np.pad(peaks, (0, MOST_BEATS - len(peaks)), constant_values=-1))
+                # at most 40 in 10 s: find_beats gives none closer than 0.25 s to another
+                peaks = detect_beats(piece, SAMPLING_RATE)[:40]
+                beats.append(np.pad(peaks, (0, 40 - len(peaks)), constant_values=-1))
             simulated |= marked
     return rows, beats, simulated
 
@@ -174,7 +171,7 @@ def write_signals(names, path, left_out):
 
 def read_table(name, columns, index):
     """CSV file of DATA_DIR -> pandas table sorted by its index, with at least these columns."""
-    path = database() / name
+    path = data_folder(DATA_DIR) / name
     try:
         table = pd.read_csv(path, index_col=index).sort_index()
     except FileNotFoundError:
@@ -183,9 +180,9 @@ def read_table(name, columns, index):
     except Exception as error:   # pandas raises errors of many kinds on damaged files
         reason = " ".join(str(error).split())
         raise SystemExit(f"{path} cannot be read as a CSV file ({reason})") from error
-    absent = sorted(set(columns) - set(table.columns))
-    if absent or table.empty:
-        raise SystemExit(f"{path} lacks rows, or columns {absent}: expected PTB-XL's own file")
+    missing = sorted(set(columns) - set(table.columns))
+    if missing or table.empty:
+        raise SystemExit(f"{path} lacks rows, or columns {missing}: expected PTB-XL's own file")
     return table
 
 
@@ -201,14 +198,8 @@ def parse_codes(text, ecg_id):
                      "a dict of statement to likelihood from 0 to 100")
 
 
-def statement_matrix(codes, statements):
-    """n dicts of statement -> likelihood -> (n, statements) int8: 0 to 100, -1 where absent."""
-    table = pd.DataFrame(codes, columns=statements)
-    return table.fillna(-1).round().to_numpy(np.int8)
-
-
 def superclass_matrix(matrix, scp):
-    """(n, statements) likelihoods, table of the statements -> (n, 5) int8, -1 where absent.
+    """(n, statements) likelihoods, table of the statements -> (n, 5) int8, -1: not stated.
 
     As in the reference benchmark (Strodthoff et al. 2020) every statement counts, whatever its
     likelihood. A superclass has the highest likelihood of its statements.
@@ -238,11 +229,12 @@ def benchmark_tasks(scp):
 
 
 def single_labels(likelihoods):
-    """(n, 5) superclass likelihoods -> (n,) int64: the most likely one, ties by TIE_ORDER, or -1.
+    """(n, 5) superclass likelihoods -> (n,) int64: the most likely one, or -1.
 
-    For a record with several superclasses this is a choice, not the truth.
+    For a record with several superclasses this is a choice, not the truth. MI goes before CD, HYP,
+    STTC and NORM if they are equally likely.
     """
-    order = np.array([SUPERCLASSES.index(name) for name in TIE_ORDER])
+    order = np.array([SUPERCLASSES.index(name) for name in ("MI", "CD", "HYP", "STTC", "NORM")])
     labels = order[likelihoods[:, order].argmax(axis=1)]   # argmax takes the first of equals
     return np.where(likelihoods.max(axis=1) < 0, -1, labels)
 
@@ -251,7 +243,7 @@ def read_csv_files():
     """PTB-XL's two files -> tables of the records and of the statements."""
     table = read_table("ptbxl_database.csv", ["patient_id", "age", "sex", "scp_codes", "strat_fold",
                                               "filename_lr", "filename_hr"], "ecg_id")
-    scp = read_table("scp_statements.csv", KINDS, 0)
+    scp = read_table("scp_statements.csv", SCP_COLUMNS, 0)
     for column in ("patient_id", "strat_fold"):
         table[column] = pd.to_numeric(table[column], errors="coerce")
     if not (table.index.is_unique and table["strat_fold"].isin(range(1, 11)).all()
@@ -266,13 +258,14 @@ def read_csv_files():
 
 
 def read_headers(left_out):
-    """Comments Dx, Age and Sex in the headers of DATA_DIR -> the same two; all are for testing.
+    """Comments Dx, Age and Sex in the headers of DATA_DIR -> tables as from read_csv_files.
 
-    They are fold 0. Sinus rhythm and nothing else counts as NORM. HR records are PTB-XL's own.
+    All records are fold 0: test data. Sinus rhythm and nothing else counts as NORM. HR records are
+    PTB-XL's own.
     """
     known = [line.split() for line in SNOMED.strip().splitlines()]
     statement_of = {code: name for name, *codes in known for code in codes}
-    folder = database()
+    folder = data_folder(DATA_DIR)
     rows = {}
     for path in sorted(folder.rglob("*.hea")):
         if re.fullmatch(r"HR\d{5}", path.stem):
@@ -289,7 +282,7 @@ def read_headers(left_out):
                       "age": fields.get("Age"), "sex": fields.get("Sex")}
     if not rows:
         raise SystemExit(f"{folder} has no .hea file")
-    scp = pd.DataFrame(columns=KINDS, index=["NORM", *(name for name, *_ in known)])
+    scp = pd.DataFrame(columns=SCP_COLUMNS, index=["NORM", *(name for name, *_ in known)])
     scp.loc["NORM", ["diagnostic", "diagnostic_class"]] = [1, "NORM"]
     return pd.DataFrame.from_dict(rows, orient="index"), scp
 
@@ -298,14 +291,15 @@ def make_metadata(table, scp, left_out):
     """Tables of the records and of the statements -> metadata and labels of all records."""
     left_out.update(f"unknown statements {code!r}" for codes in table["codes"]
                     for code in codes if code not in scp.index)
-    statements = statement_matrix(list(table["codes"]), scp.index)
+    statements = pd.DataFrame(list(table["codes"]), columns=scp.index)
+    statements = statements.fillna(-1).round().to_numpy(np.int8)   # -1: not stated
     likelihoods = superclass_matrix(statements, scp)
     records = table.index.to_numpy(str)
     patients = table["patient_id"].to_numpy(str)
     metadata = np.zeros(len(table), [
         ("record", records.dtype), ("patient", patients.dtype), ("fold", "i1"), ("age", "<f4"),
         ("sex", "i1"), ("superclasses", "i1", (len(SUPERCLASSES),)),
-        ("statements", "i1", statements.shape[1:]), ("beats", "<i2", (MOST_BEATS,))])
+        ("statements", "i1", statements.shape[1:]), ("beats", "<i2", (40,))])
     metadata["record"] = records
     metadata["patient"] = patients
     metadata["fold"] = table["strat_fold"]
@@ -315,14 +309,6 @@ def make_metadata(table, scp, left_out):
     metadata["superclasses"] = likelihoods >= 0
     metadata["statements"] = statements
     return metadata, single_labels(likelihoods)
-
-
-# ---- Report ----
-
-def print_report(metadata):
-    """Prints records by superclass and fold."""
-    table = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES)
-    print("\n" + table.assign(records=1).groupby(metadata["fold"]).sum().T.to_string())
 
 
 # ---- Main ----
@@ -335,7 +321,7 @@ def main():
         raise SystemExit("NAME = 'mitbih': expected another name, this one has beats")
     if DOWNLOAD and NAME == "ptbxl":
         folder = f"records{SAMPLING_RATE}/"
-        download(database(), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
+        download(data_folder(DATA_DIR), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
                  (folder, "ptbxl_database.csv", "scp_statements.csv"))
     left_out = Counter()
     table, scp = read_csv_files() if LABELS == "csv" else read_headers(left_out)
@@ -348,11 +334,13 @@ def main():
         save_array(paths[1], labels[rows])
         save_array(paths[2], metadata)
         save_header(dict(zip(parts, paths)), {
-            "class_names": SUPERCLASSES, "leads": LEADS, "sampling_rate": SAMPLING_RATE,
+            "kind": "records", "class_names": SUPERCLASSES, "leads": LEADS,
+            "sampling_rate": SAMPLING_RATE,
             "statement_names": list(scp.index), "tasks": benchmark_tasks(scp),
             "simulated": simulated})
 
-    print_report(metadata)
+    counts = pd.DataFrame(metadata["superclasses"], columns=SUPERCLASSES).assign(records=1)
+    print("\n" + counts.groupby(metadata["fold"]).sum().T.to_string())
     print_notes(left_out, simulated)
     print(f"Wrote {NAME}_*.npy: {', '.join(parts)}")
 
