@@ -616,11 +616,12 @@ def add_noise(signals, features, net, recipe):
     if recipe.signal_noise:
         spread = net.normalise_signals.spread
         signals = signals + recipe.signal_noise * spread * torch.randn_like(signals)
-    leads = len(recipe.leads)
-    kept = F.one_hot(torch.randint(leads, (len(signals),)), leads).bool()
-    kept |= torch.rand(len(signals), 1) >= recipe.lead_dropout
-    kept = kept.repeat(1, signals.shape[1] // leads).to(signals.device)
-    signals = signals * kept[:, :, None]
+    if recipe.lead_dropout:
+        leads = len(recipe.leads)
+        kept = F.one_hot(torch.randint(leads, (len(signals),)), leads).bool()
+        kept |= torch.rand(len(signals), 1) >= recipe.lead_dropout
+        kept = kept.repeat(1, signals.shape[1] // leads).to(signals.device)
+        signals = signals * kept[:, :, None]
     if recipe.rhythm_noise:
         spread = net.normalise_features.spread
         features = features + recipe.rhythm_noise * spread * torch.randn_like(features)
