@@ -16,19 +16,11 @@ import wfdb
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import simulate
-from harness import changed
+from harness import changed, strip_comment
 
 import preprocess_ptbxl
 
 RECORDS = 1000
-
-
-def write_records(folder):
-    """Simulated records without the comment that marks them: their headers have PTB-XL's form."""
-    simulate.write_ptbxl(folder, records=300)
-    for header in Path(folder).rglob("*.hea"):
-        lines = header.read_text().splitlines(keepends=True)
-        header.write_text("".join(line for line in lines if not line.startswith("#")))
 
 
 def timed(read, names):
@@ -56,7 +48,9 @@ def main():
         print(compare(sys.argv[1]))
         return
     with tempfile.TemporaryDirectory() as folder:
-        write_records(folder)
+        simulate.write_ptbxl(folder, records=300)
+        for header in Path(folder).rglob("*.hea"):
+            strip_comment(header)   # as in PTB-XL: read without wfdb
         print(compare(folder))
 
 

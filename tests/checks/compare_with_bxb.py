@@ -26,8 +26,8 @@ import wfdb
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import preprocess_mitbih
 
-PERCENTAGES = [f"{kind} {figure}" for kind in ("QRS", "VEB", "SVEB")
-               for figure in ("sensitivity", "positive predictivity")]
+PERCENTAGES = [f"{kind} {metric}" for kind in ("QRS", "VEB", "SVEB")
+               for metric in ("sensitivity", "positive predictivity")]
 
 
 def program(folder, *command):
@@ -49,10 +49,10 @@ def write_reference(source, annotator, target):
     """
     shutil.copy(f"{source}.hea", f"{target}.hea")
     marks = wfdb.rdann(str(source), annotator)
-    symbols = np.array(marks.symbol)
-    labels = preprocess_mitbih.symbol_labels(symbols)
-    letters = np.where(labels >= 0, np.array(list("NSVFQ"))[labels], symbols)
-    kept = (labels >= 0) | np.isin(symbols, ["[", "]", "~"])
+    letter_of = {symbol: letter for letter, symbols in preprocess_mitbih.CLASSES.items()
+                 for symbol in symbols} | {symbol: symbol for symbol in "[]~"}
+    letters = np.array([letter_of.get(symbol, "") for symbol in marks.symbol])
+    kept = letters != ""
     wfdb.wrann(target.name, "ref", marks.sample[kept], letters[kept], marks.subtype[kept],
                write_dir=str(target.parent))
 
@@ -92,14 +92,14 @@ def compare_averages(folder, ec57, start):
         raise SystemExit(f"sumstats printed no averages: {printed[-300:]}")
     different = 0
     for row, numbers in rows:
-        for figure, text in zip(PERCENTAGES, numbers.split()):
-            here = ec57[row.lower()][figure]   # None: no record has it
+        for metric, text in zip(PERCENTAGES, numbers.split()):
+            here = ec57[row.lower()][metric]   # None: no record has it
             if text == "-" or here is None:
                 equal = text == "-" and here is None
             else:
                 equal = abs(float(text) - here) < 0.006   # sumstats has two digits
             if not equal:
-                print(f"from {start}:00, {row}, {figure}: sumstats {text}, here {here}")
+                print(f"from {start}:00, {row}, {metric}: sumstats {text}, here {here}")
                 different += 1
     return different
 

@@ -22,12 +22,13 @@ KILLS = 10
 EPOCHS = 8
 
 
-def train(folder, dataset, kill_after=None, **constants):
+def run(folder, dataset, kill_after=None, **constants):
     """Trains, killed after so many epochs and a random pause -> its output, whether it ended."""
-    run = command("model_training", DATASET=dataset, RECIPES={dataset: {"epochs": EPOCHS}},
-                  DEVICE="cpu", SECOND_NET=False, **constants)
-    process = subprocess.Popen(run, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                               text=True)
+    line_of_training = command(
+        "model_training", DATASET=dataset, RECIPES={dataset: {"epochs": EPOCHS}}, DEVICE="cpu",
+        SECOND_NET=False, **constants)
+    process = subprocess.Popen(line_of_training, cwd=folder, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
     lines = []
     for line in process.stdout:
         lines.append(line)
@@ -40,35 +41,34 @@ def train(folder, dataset, kill_after=None, **constants):
     return output, process.returncode == 0
 
 
+def content_of(path):
+    """Checkpoint -> its history and the bytes of its weights."""
+    checkpoint = torch.load(path, weights_only=True)
+    weights = {name: value.numpy().tobytes() for name, value in checkpoint["weights"].items()}
+    return checkpoint["history"], weights
+
+
 def check(folder, dataset):
     """Compares a whole run with killed and resumed ones -> sentence. Stops if they differ."""
     path = Path(folder, f"{dataset}_cnn_model.pth")
-    train(folder, dataset)
-    whole = torch.load(path, weights_only=True)
+    run(folder, dataset)
+    whole = content_of(path)
     killed = resumed = ended = epochs = 0
     while killed < KILLS or not ended:
         kill_after = epochs + random.randint(1, 3) if killed < KILLS else None
-        output, done = train(folder, dataset, kill_after, RESUME=True)
-        going_on = output.partition("goes on after epoch ")[2].split()
-        resumed += bool(going_on)
+        output, done = run(folder, dataset, kill_after, RESUME=True)
+        before = output.partition("resuming after epoch ")[2].split()[:1]
+        resumed += bool(before)
         ended += done
         killed += not done
-        epochs = 0 if done else output.count("\nepoch") + int(going_on[0] if going_on else 0)
+        epochs = 0 if done else output.count("\nepoch") + sum(map(int, before))
         print(f"  {dataset}: {'ended' if done else 'killed'} after epoch {epochs or EPOCHS}",
               flush=True)
-        if done:
-            compare(whole, torch.load(path, weights_only=True))
+        if done and content_of(path) != whole:
+            raise SystemExit("the weights or the history DIFFER")
     if not resumed:
-        raise SystemExit("no run went on after a kill: nothing was tested")
+        raise SystemExit("no run was resumed after a kill: nothing was tested")
     return f"{dataset}: {killed} kills, {resumed} runs resumed, {ended} ended: equal, bit for bit"
-
-
-def compare(whole, resumed):
-    """Two checkpoints: stops if their weights or histories differ."""
-    weights = whole["weights"]
-    if whole["history"] != resumed["history"] or not all(
-            torch.equal(weights[name], value) for name, value in resumed["weights"].items()):
-        raise SystemExit("the weights or the history DIFFER")
 
 
 def main():

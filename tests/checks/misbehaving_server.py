@@ -59,12 +59,12 @@ def check(stage, folder):
     work = folder / stage
     work.mkdir()
     with Server(folder / "served", random_faults=FAULTS) as server:
-        runs = download(stage, work, server, sum(map(len, right.values())))
+        attempts = download(stage, work, server, sum(map(len, right.values())))
     fetched = contents(work / "data")
     differ = [name for name in {*fetched, *right} if fetched.get(name) != right.get(name)]
     if differ:
         raise SystemExit(f"{stage}: {sorted(differ)} differ, are missing or are left over")
-    return (f"{stage}: {KILLS} kills, {runs} runs, {len(right)} files as served, "
+    return (f"{stage}: {KILLS} kills, {attempts} runs, {len(right)} files as served, "
             f"faults met: {dict(server.met)}")
 
 

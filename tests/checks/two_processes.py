@@ -23,11 +23,11 @@ import model_training
 
 COMBINATIONS = [("mitbih", "cnn"), ("mitbih", "lstm"), ("mitbih", "mlp"), ("ptbxl", "cnn")]
 EPOCHS = 8
-BATCH_SIZE = 64     # rows a net, of all processes together
+BATCH_SIZE = 64     # rows per net, of all processes together
 TOLERANCE = 0.15    # of the score; on such small data, another seed alone moves it by 0.1
 
 
-def train(folder, processes, constants):
+def launch(folder, processes, constants):
     """Trains in the folder -> the checkpoint, and what `work` saved in each process."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone",
                 f"--nproc-per-node={processes}"]
@@ -70,7 +70,7 @@ def compare(folder, dataset, model):
                  "RECIPES": {dataset: settings}}
     scores, seconds = [], []
     for processes in (1, 2):
-        checkpoint, ranks = train(folder, processes, constants)
+        checkpoint, ranks = launch(folder, processes, constants)
         scores.append(checkpoint["history"][-1]["validation score"])
         seconds.append(min(ranks[0]["seconds"]))
     one, two = (rank["parameters"] for rank in ranks)

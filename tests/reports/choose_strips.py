@@ -1,7 +1,7 @@
 """Compares a changed recipe of the net for strips with the recipe as it is, on rows for choices.
 
 Run it in a folder with the .npy files of both databases, with the name of the dataset that trains,
-the name of a model and changes of STRIPS or ARCHITECTURES:
+the name of a model and changes of RECIPES ("mitbih_strips") or ARCHITECTURES:
 
     python tests/reports/choose_strips.py mitbih cnn lead_dropout=0.5 epochs=2
 
@@ -15,9 +15,9 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+import choose_tasks
 import crossvalidate
 import harness
-import pandas as pd
 import runs
 
 import cross_dataset_validation as cross
@@ -28,29 +28,29 @@ SEEDS = [0, 1]
 OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
 
 
-def train(data, model, seed, constants):
-    """Dataset, model, seed, changed constants -> checkpoint and net for strips."""
-    with (runs.scratch_folder(),
-          harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed,
-                          **constants)):
-        name = f"{data.name}_{model}_strips"
-        model_training.train(data, model_training.start_processes(), name,
-                             model_training.STRIPS[data.name])
+def train_for_strips(data, model, seed, **constants):
+    """Dataset, model, seed, changed constants -> checkpoint of the net for strips."""
+    with harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed, **constants):
+        recipe = f"{data.name}_strips"
+        model_training.train(data, model_training.start_processes(),
+                             model_training.RECIPES[recipe], f"{data.name}_{model}_strips")
         return model_training.load_checkpoint(data, model, strips=True)
 
 
 def strips_for_choices(target):
     """Dataset -> strips of PTB-XL's fold 9, or of DS1."""
     sides = model_training.choose_sides(target, "inter_patient")
-    members = sides["validation"]
-    return cross.strips_of(target, members if target.is_ptbxl else members + sides["train"])
+    if target.kind == "records":
+        return cross.ptbxl_strips(target, sides["validation"])
+    return cross.mitbih_strips(target, sides["validation"] + sides["train"])
 
 
-def auc_of(checkpoint, net, strips):
-    """Checkpoint, net, strips -> dict of question -> AUC."""
-    result = cross.score_strips(checkpoint, net, strips)
+def auc_of(checkpoint, strips):
+    """Checkpoint, strips -> dict of question -> AUC."""
+    result = cross.score_strips(checkpoint, strips)
     auc = {}
-    for name in result.truth.filter(["abnormal", cross.BOTH, *cross.NAMED]):
+    for name in result.truth.filter(
+            ["abnormal", cross.ABNORMAL_SHARED, *cross.SHARED_STATEMENTS]):
         known = result.truth[name].notna().to_numpy(float)[None]
         truth = (result.truth[name] == 1).to_numpy()
         auc[name], = cross.area_under_curve(truth, result.scores[name].to_numpy(), known)
@@ -60,17 +60,15 @@ def auc_of(checkpoint, net, strips):
 def main():
     source, model, *changes = sys.argv[1:] or ["mitbih", "cnn"]
     check_choice("dataset", source, OTHER)
-    check_choice("model", model, model_training.MODELS)
-    settings = crossvalidate.parse_settings(changes, source, model, "STRIPS")
+    settings = crossvalidate.parse_settings(changes, f"{source}_strips", model)
     data = load_dataset(source)
     strips = strips_for_choices(load_dataset(OTHER[source]))
-    columns = {}
-    for setting, constants in settings.items():
-        for seed in SEEDS:
-            auc = auc_of(*train(data, model, seed, constants), strips)
-            columns[f"{setting}, seed {seed}"] = {
-                name: runs.text_of(value) for name, value in auc.items()}
-            print(pd.DataFrame(columns).to_string(), flush=True)
+
+    def auc(seed, constants):
+        with runs.scratch_folder():
+            checkpoint = train_for_strips(data, model, seed, **constants)
+        return auc_of(checkpoint, strips)
+    choose_tasks.print_choices(settings, SEEDS, auc)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ import runs
 
 import model_evaluation
 import model_training
-from preprocess_mitbih import check_choice, load_dataset
+from preprocess_mitbih import load_dataset
 
 SEEDS = [0, 1, 2]
 FOLD = 9   # 8 gives a second opinion: 9 trains then
@@ -33,30 +33,32 @@ def auc_of(data, model, seed, constants):
         harness.run_stage(model_training, DATASET="ptbxl", MODEL=model, SEED=seed,
                           VALIDATION_FOLD=FOLD, SECOND_NET=False,
                           load_dataset=lambda name: data, **constants)
-        checkpoint, net = model_training.load_checkpoint(data, model)
+        checkpoint = model_training.load_checkpoint(data, model)
     rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
-    inputs = model_training.dataset_inputs(data, checkpoint.recipe)
-    logits = model_training.predict(net, *inputs, rows, checkpoint.recipe.crop)
+    predictions = runs.predictions_of(checkpoint, data, rows)
     auc = {}
     for task in data.header.tasks:
-        scored = model_evaluation.score_rows(checkpoint, net, data, rows, logits, task)
-        every = np.ones(len(scored.rows), bool)
-        auc[task] = model_evaluation.figures_of_group(scored, every).loc["all", "macro auc"]
+        scored = model_evaluation.score_rows(predictions, task)
+        metrics = model_evaluation.metrics(scored, np.ones((1, len(scored.rows))))
+        auc[task] = metrics["all", "macro auc"][0]
     return auc
+
+
+def print_choices(settings, seeds, auc):
+    """Dict of setting -> constants, seeds, function of both -> dict of AUC: prints all of them."""
+    columns = {}
+    for setting, constants in settings.items():
+        for seed in seeds:
+            columns[f"{setting}, seed {seed}"] = {
+                name: runs.text_of(value) for name, value in auc(seed, constants).items()}
+            print(pd.DataFrame(columns).T.to_string(), flush=True)
 
 
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
-    check_choice("model", model, model_training.MODELS)
     settings = crossvalidate.parse_settings(changes, "ptbxl", model)
     data = load_dataset("ptbxl")
-    table = pd.DataFrame(columns=list(data.header.tasks))
-    for setting, constants in settings.items():
-        for seed in SEEDS:
-            auc = auc_of(data, model, seed, constants)
-            table.loc[f"{setting}, seed {seed}"] = {
-                task: runs.text_of(value) for task, value in auc.items()}
-            print(table.to_string(), flush=True)
+    print_choices(settings, SEEDS, lambda seed, constants: auc_of(data, model, seed, constants))
 
 
 if __name__ == "__main__":

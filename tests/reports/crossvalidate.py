@@ -11,17 +11,14 @@ of GROUPINGS divides DS1's patients at random into GROUPS groups. A model is tra
 but one and calls the beats of that one after the last epoch. So every beat of DS1 is called by a
 model that has not seen its patient. Without a change, the recipe as it is is measured alone.
 
-Each finished training is a line of results/crossvalidation/{setting}_{code version}.jsonl and is
-not made again: stop the script at any time and start it again to go on. A setting takes
-GROUPINGS x SEEDS x GROUPS trainings, forty minutes on two cores (the mlp ten). Writes
-results/crossvalidation/{setting}.md.
+A setting takes GROUPINGS x SEEDS x GROUPS trainings, forty minutes on two cores (the mlp ten), each
+a run as in runs.py. Writes results/crossvalidation/{setting}/ and {setting}.md.
 """
 
 import ast
 import functools
-import json
 import sys
-import time
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -29,6 +26,7 @@ import harness
 import numpy as np
 import pandas as pd
 import runs
+from sklearn.metrics import confusion_matrix
 
 import model_training
 from preprocess_mitbih import check_choice, load_dataset
@@ -41,29 +39,32 @@ FOLDER = Path("results/crossvalidation")
 
 # ---- Settings ----
 
-def parse_change(text, dataset, model, table="RECIPES"):
-    """Text "name=value", dataset, model -> the constant of model_training that it changes.
+def parse_change(text, recipe, model):
+    """Text "name=value", key of RECIPES, model -> the constant of model_training that it changes.
 
-    table: the one that a change of the recipe goes to. Stops if there is no such name.
+    Stops if there is no such name.
     """
     name, _, value = text.partition("=")
-    recipe = model_training.RECIPES[dataset]
+    dataset = recipe.removesuffix("_strips")
+    settings = model_training.RECIPES[recipe]
     architecture = model_training.ARCHITECTURES[dataset][model]
-    check_choice("name of a change", name, [name for name in (*recipe, *architecture)
-                                            if name != "hold_out"])
+    known = [*settings, *architecture]
+    known.remove("hold_out")
+    check_choice("name of a change", name, known)
     value = ast.literal_eval(value)
     if name in architecture:
         return {"ARCHITECTURES": {dataset: {model: {name: value}}}}
-    if isinstance(recipe[name], dict) and not isinstance(value, dict):
+    if isinstance(settings[name], dict) and not isinstance(value, dict):
         value = {model: value}   # learning_rate=4e-3
-    return {table: {dataset: {name: value}}}
+    return {"RECIPES": {recipe: {name: value}}}
 
 
-def parse_settings(changes, dataset, model, table="RECIPES"):
+def parse_settings(changes, recipe, model):
     """List of "name=value" -> dict of setting -> its constants; first, no change at all."""
+    check_choice("model", model, model_training.MODELS)
     settings = {"as it is": {}}
     if changes:
-        constants = [parse_change(change, dataset, model, table) for change in changes]
+        constants = [parse_change(change, recipe, model) for change in changes]
         settings[" ".join(changes)] = functools.reduce(harness.merged, constants)
     return settings
 
@@ -86,98 +87,60 @@ def divide_patients(data, grouping):
             for part in np.array_split(patients, GROUPS)]
 
 
-def train(data, model, constants, group, seed):
-    """Trains without a group of records, calls their beats -> dict of record -> confusion matrix.
+def make(model, constants, grouping, seed, group):
+    """Trains without a group of records and calls their beats.
 
-    (classes, classes) numbers of beats, by truth and call. The group is the validation side, and
-    the last epoch is kept: nothing is chosen on it.
+    records: dict of record -> (classes, classes) numbers of beats, by truth and call. The group is
+    the validation side, and the last epoch is kept: nothing is chosen on it.
     """
-    fit = model_training.fit
-    result = {}
-
-    def recording_fit(net, examples, rows, recipe, *settings):
-        history = fit(net, examples, rows, recipe, *settings)
-        logits = model_training.predict(
-            net, examples.signals, examples.features, rows["validation"], recipe.crop)
-        called = logits[:, :len(recipe.classes)].argmax(dim=1).numpy()
-        result.update(rows=rows["validation"], called=called)
-        return history
-    with (runs.scratch_folder(),
-          harness.changed(model_training, fit=recording_fit, load_dataset=lambda name: data)):
+    data = ds1_only(load_dataset("mitbih"))
+    records = divide_patients(data, grouping)[group]
+    with runs.scratch_folder(), harness.changed(model_training, load_dataset=lambda name: data):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
-            VALIDATION_RECORDS=group,
+            VALIDATION_RECORDS=records,
             **harness.merged(constants, {"RECIPES": {"mitbih": {"hold_out": True}}}))
+        checkpoint = model_training.load_checkpoint(data, model)
+    rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
+    *_, logits, rows = runs.predictions_of(checkpoint, data, rows)
+    called = model_training.probabilities(logits, checkpoint.recipe).argmax(axis=1)
     confusion = {}
-    classes = len(data.header.class_names)   # one more with detected beats
-    for record in group:
-        of_record = data.record[result["rows"]] == record
-        matrix = np.zeros((classes, classes), int)
-        truth = data.labels[result["rows"][of_record]]
-        np.add.at(matrix, (truth, result["called"][of_record]), 1)
+    classes = range(len(data.header.class_names))   # one more with detected beats
+    for record in records:
+        chosen = data.record[rows] == record
+        matrix = confusion_matrix(data.labels[rows[chosen]], called[chosen], labels=classes)
         confusion[record] = matrix.tolist()
-    return confusion
+    return {"records": confusion, **runs.provenance(data.header.simulated)}
 
 
-def read_trainings(path):
-    """File of trainings -> dict of (grouping, seed, group) -> dict of record -> confusion."""
-    if not path.exists():
-        return {}
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
-    return {tuple(line["key"]): line["records"] for line in lines}
+# ---- Metrics ----
 
-
-def make_trainings(data, model, constants, path):
-    """Makes every training that has no line in the file yet -> table of figures_of."""
-    done = read_trainings(path)
-    for grouping in GROUPINGS:
-        for seed in SEEDS:
-            for number, group in enumerate(divide_patients(data, grouping)):
-                key = (grouping, seed, number)
-                if key in done:
-                    continue
-                began = time.perf_counter()
-                done[key] = train(data, model, constants, group, seed)
-                seconds = time.perf_counter() - began
-                with open(path, "a") as file:
-                    line = {"key": key, "seconds": seconds, "records": done[key]}
-                    file.write(json.dumps(line) + "\n")
-                print(f"{path.stem}: grouping {grouping}, seed {seed}, group {number + 1} of "
-                      f"{GROUPS}: {seconds:.0f} s", flush=True)
-            print(figures_of(done).loc[[(grouping, seed)]].round(3).to_string(), flush=True)
-    return figures_of(done)
-
-
-# ---- Figures ----
-
-def figures_of(trainings):
-    """Dict of (grouping, seed, group) -> confusion by record -> table by grouping and seed."""
+def metrics_of(trainings):
+    """Finished trainings -> table of the metrics of each grouping and seed, all groups pooled."""
+    groups = {}
+    for run in trainings:
+        key = run["settings"]["grouping"], run["settings"]["seed"]
+        groups.setdefault(key, []).extend(map(np.array, run["records"].values()))
     rows = {}
-    for grouping, seed in dict.fromkeys(key[:2] for key in trainings):
-        groups = [trainings.get((grouping, seed, number), {}) for number in range(GROUPS)]
-        if not all(groups):
-            continue
-        records = [np.array(matrix) for group in groups for matrix in group.values()]
+    for key, records in groups.items():
         n, s, v = f1_of(sum(records))[:3]
         by_record = [np.nanmean(f1_of(matrix)[:3]) for matrix in records]
-        rows[grouping, seed] = {
-            "mean F1 of N, S, V": np.mean([n, s, v]), "N F1": n, "S F1": s, "V F1": v,
-            "mean over records": np.nanmean(by_record)}
-    table = pd.DataFrame(rows).T
-    return table.rename_axis(index=["grouping", "seed"]) if rows else table
+        rows[key] = {"mean F1 of N, S, V": np.mean([n, s, v]), "N F1": n, "S F1": s, "V F1": v,
+                     "mean over records": np.nanmean(by_record)}
+    return pd.DataFrame(rows).T
 
 
 def f1_of(matrix):
-    """(classes, classes) beats by truth and call -> (classes,) F1, NaN for an absent class."""
+    """(classes, classes) beats by truth and call -> (classes,) F1, NaN for a missing class."""
     support = matrix.sum(axis=1)
     f1 = 2 * np.diag(matrix) / np.maximum(1, support + matrix.sum(axis=0))
     return np.where(support > 0, f1, np.nan)
 
 
 def comparison(tables):
-    """Dict of setting -> table of figures_of -> table of texts; the first is the recipe as it is.
+    """Dict of setting -> table of metrics_of -> table of texts; the first is the recipe as it is.
 
-    Differences are paired: the same grouping and seed. Their "±" is a standard deviation, too.
+    Differences are paired: the same grouping and seed. Their "±" is also a standard deviation.
     """
     columns = {}
     first, *_ = tables.values()
@@ -196,18 +159,18 @@ def comparison(tables):
 
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
-    check_choice("model", model, model_training.MODELS)
-    settings = parse_settings(changes, "mitbih", model)
-    data = ds1_only(load_dataset("mitbih"))
-    FOLDER.mkdir(parents=True, exist_ok=True)
     tables = {}
-    for setting, constants in settings.items():
+    for setting, constants in parse_settings(changes, "mitbih", model).items():
         stem = f"{model} {setting}".replace(" ", "_")
-        path = FOLDER / f"{stem}_{runs.code_version()}.jsonl"
-        tables[setting] = make_trainings(data, model, constants, path)
+        keys = product(GROUPINGS, SEEDS, range(GROUPS))
+        trainings = {"_".join(map(str, key)): {
+            "model": model, "constants": constants,
+            **dict(zip(["grouping", "seed", "group"], key))} for key in keys}
+        finished = runs.make_runs(
+            "crossvalidate", FOLDER / stem, trainings, list(Path().glob("mitbih_*.npy")))
+        tables[setting] = metrics_of(finished.values())
     title = f"{model}, cross-validation over DS1: {len(GROUPINGS)} groupings, {len(SEEDS)} seeds"
-    source = {"header": vars(data.header), "recipe": {"split": "inter_patient"}}
-    runs.write_report(FOLDER / f"{stem}.md", {title: runs.markdown(comparison(tables))}, [source])
+    runs.write_report(FOLDER / f"{stem}.md", {title: comparison(tables)}, finished.values())
 
 
 if __name__ == "__main__":

@@ -4,14 +4,11 @@ Run it in a folder with MIT-BIH's folder of WFDB files (five minutes):
 
     python tests/reports/detectors.py
 
-All get the same lead of each record: MLII, or the first one where it is absent. Detections are
-paired with the reference as in EC57, within 0.15 s and from 0:00; beats and detections in
-ventricular flutter are left out. Each detector and record is a line of
-results/detectors_{code version}.jsonl and is not made again: stop the script at any time and start
-it again to go on. Writes results/detectors.md.
+All get the same lead of each record: MLII, or the first one if it is missing. Detections are paired
+with the reference as in EC57, within 0.15 s and from 0:00; beats and detections in ventricular
+flutter are left out. Writes results/detectors/, see runs.py, and results/detectors.md.
 """
 
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,7 +22,7 @@ from wfdb.processing import gqrs_detect, xqrs_detect
 
 import preprocess_mitbih as mitbih
 
-FOLDER = Path("results")
+FOLDER = Path("results/detectors")
 
 
 # ---- Detectors: WFDB record of one lead -> positions ----
@@ -51,83 +48,68 @@ DETECTORS = {"find_beats": find_beats, "XQRS": xqrs, "gqrs": gqrs}
 
 # ---- Measure ----
 
-def compare(annotations, found, rate):
-    """Table of ANNOTATION_FIELDS, positions -> dict of hits, missed and false beats."""
-    reference = annotations[mitbih.is_beat(annotations)]["sample"]
-    reference = reference[~mitbih.in_flutter(annotations, reference)]
-    pairs = mitbih.pair_beats(reference, found, rate)
-    alone = found[pairs[pairs[:, 0] < 0, 1]]
+def compare(marks, peaks, rate):
+    """Table of ANNOTATION_FIELDS, detected peaks -> dict of hits, missed and false beats."""
+    reference = marks[mitbih.is_beat(marks)]["sample"]
+    reference = reference[~mitbih.in_flutter(marks, reference)]
+    pairs = mitbih.pair_beats(reference, peaks, rate)
+    alone = peaks[pairs[pairs[:, 0] < 0, 1]]
     return {
         "hits": int((pairs >= 0).all(axis=1).sum()),
         "missed": int((pairs[:, 1] < 0).sum()),
-        "false": int((~mitbih.in_flutter(annotations, alone)).sum()),
+        "false": int((~mitbih.in_flutter(marks, alone)).sum()),
     }
 
 
 def measure(name, detector):
     """Names of a record and of a detector -> dict: counts, seconds, whether it is simulated."""
-    path = Path(mitbih.DATA_DIR, name)
-    header = mitbih.read_header(path)
-    columns = list((mitbih.lead_columns(header.sig_name, mitbih.LEADS) or {0: 0}).values())
-    record = wfdb.rdrecord(str(path), channels=columns[:1], physical=False)
+    record = mitbih.read_header(Path(mitbih.DATA_DIR, name))
+    column = mitbih.lead_columns(record.leads, mitbih.LEADS[:1]).get(0, 0)
+    signal = wfdb.rdrecord(str(record.path), channels=[column], physical=False)
     began = time.perf_counter()
-    found = np.sort(np.asarray(DETECTORS[detector](record), np.int64))
+    peaks = np.sort(np.asarray(DETECTORS[detector](signal), np.int64))
     seconds = time.perf_counter() - began
-    counts = compare(mitbih.read_annotations(path, header), found, header.fs)
-    return {"detector": detector, "record": name, **counts, "seconds": seconds,
-            "simulated": header.simulated}
+    return {"record": name, **compare(mitbih.read_annotations(record), peaks, record.rate),
+            "seconds": seconds, "simulated": "simulated" in str(record.header.comments)}
 
 
-def measure_all(path):
-    """Measures what has no line in the file yet -> table, one row a detector and record."""
-    rows = []
-    if path.exists():
-        rows = [json.loads(line) for line in path.read_text().splitlines()]
-    done = {(row["detector"], row["record"]) for row in rows}
-    for detector in DETECTORS:
-        for name in mitbih.record_names():
-            if (detector, name) in done:
-                continue
-            rows.append(measure(name, detector))
-            with open(path, "a") as file:
-                file.write(json.dumps(rows[-1]) + "\n")
-            print(f"{detector} {name}: {rows[-1]['seconds']:.1f} s", flush=True)
-    return pd.DataFrame(rows)
+def make(detector):
+    """Name of a detector -> dict with what measure gives for each record."""
+    records = [measure(name, detector) for name in mitbih.record_names()]
+    simulated = any(record["simulated"] for record in records)
+    return {"records": records, **runs.provenance(simulated)}
 
 
-# ---- Table ----
-
-def table_of(rows):
-    """Table of measure_all -> table of texts, one row a detector."""
+def table_of(finished):
+    """Dict of detector -> finished run -> table of texts, one row per detector."""
     table = {}
-    for detector, of_detector in rows.groupby("detector", sort=False):
-        hits, missed, false = of_detector[["hits", "missed", "false"]].to_numpy().T
-        sensitivity = hits / (hits + missed)
-        predictivity = hits / (hits + false)
+    for detector, run in finished.items():
+        records = pd.DataFrame(run["records"])
+        hits, missed, false = records[["hits", "missed", "false"]].to_numpy().T
+        sensitivity = 100 * hits / (hits + missed)
+        predictivity = 100 * hits / (hits + false)
         worst = np.argmax(missed + false)
         table[detector] = {
             "sensitivity, %": f"{100 * hits.sum() / (hits + missed).sum():.2f}",
             "positive predictivity, %": f"{100 * hits.sum() / (hits + false).sum():.2f}",
-            "mean over records, %": f"{100 * np.nanmean(sensitivity):.2f}, "
-                                    f"{100 * np.nanmean(predictivity):.2f}",
+            "mean over records, %":
+                f"{np.nanmean(sensitivity):.2f}, {np.nanmean(predictivity):.2f}",
             "missed": f"{missed.sum():,}",
             "false": f"{false.sum():,}",
-            "most errors in record": f"{of_detector['record'].iloc[worst]} "
-                                     f"({missed[worst] + false[worst]:,})",
-            "s a record": f"{of_detector['seconds'].mean():.2f}",
+            "most errors in record":
+                f"{records['record'][worst]} ({missed[worst] + false[worst]:,})",
+            "s per record": f"{records['seconds'].mean():.2f}",
         }
     return pd.DataFrame(table).T.rename_axis("detector")
 
 
 def main():
-    FOLDER.mkdir(exist_ok=True)
-    rows = measure_all(FOLDER / f"detectors_{runs.code_version()}.jsonl")
-    one = rows[rows["detector"] == rows["detector"].iloc[0]]
-    beats = (one["hits"] + one["missed"]).sum()
-    title = f"Beat detectors on MIT-BIH, one lead, {len(one)} records, {beats:,} beats"
-    source = {"header": {"simulated": bool(rows["simulated"].any())},
-              "recipe": {"split": "inter_patient"}}
-    runs.write_report(FOLDER / "detectors.md", {title: runs.markdown(table_of(rows))}, [source])
+    finished = runs.make_runs("detectors", FOLDER, {name: {"detector": name} for name in DETECTORS},
+                              [Path(mitbih.DATA_DIR)])
+    records = finished["find_beats"]["records"]
+    beats = sum(record["hits"] + record["missed"] for record in records)
+    title = f"Beat detectors on MIT-BIH, one lead, {len(records)} records, {beats:,} beats"
+    runs.write_report("results/detectors.md", {title: table_of(finished)}, finished.values())
 
 
 if __name__ == "__main__":

@@ -4,22 +4,16 @@ Run it in a folder with all .npy files and MIT-BIH's folder:
 
     python tests/reports/measure_all.py
 
-Takes four to five hours on two cores. Each script goes on where it was stopped, so does this
-one. Writes what the scripts write, below results/.
+Takes four to five hours on two cores. A stopped script resumes when it is started again. Writes
+what the scripts write, below results/.
 """
 
 import subprocess
 import sys
 from pathlib import Path
 
-COMMANDS = [
-    "measure.py mitbih ptbxl_seeds",
-    "measure_cross.py",
-    "detectors.py",
-    "crossvalidate.py cnn",
-    "crossvalidate.py lstm",
-    "crossvalidate.py mlp",
-]
+COMMANDS = ["measure.py mitbih ptbxl_seeds", "measure_cross.py", "detectors.py",
+            "crossvalidate.py cnn", "crossvalidate.py lstm", "crossvalidate.py mlp"]
 
 
 def main():

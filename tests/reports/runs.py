@@ -1,10 +1,15 @@
-"""What the report scripts share: a folder a run, a check of each run's code, markdown tables."""
+"""What the report scripts share: a folder per run, a check of each run's code, markdown tables.
+
+A run has a folder of its own, with all that the scripts write and a run.json of its settings, code
+and results. It is not made again: stop a report script at any time and start it again to go on.
+Runs of other code or settings are refused.
+"""
 
 import ast
 import hashlib
+import importlib
 import json
 import os
-import resource
 import subprocess
 import sys
 import time
@@ -17,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import harness
 import numpy as np
 
+import model_evaluation
 import model_training
 
 SCRIPTS = ["preprocess_mitbih.py", "preprocess_ptbxl.py", "model_training.py",
@@ -38,71 +44,62 @@ def code_version():
     return hashlib.sha256("\n".join(code).encode()).hexdigest()[:12]
 
 
-def make_runs(script, folder, runs, links):
-    """Makes every run that has no run.json yet, each in a process of its own.
+def code_and_commit():
+    """-> "code c54e284be831, commit 1343475"; "1343475-dirty": with changes since."""
+    command = ["git", "--no-optional-locks", "-C", harness.ROOT,
+               "describe", "--always", "--dirty", "--exclude=*"]
+    try:
+        done = subprocess.run(command, check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError):   # no git, or no checkout
+        return f"code {code_version()}, commit unknown"
+    return f"code {code_version()}, commit {done.stdout.strip()}"
 
-    runs: dict of run -> its settings; links: dict of run -> files that its folder links to.
+
+def make_runs(script, folder, settings_of, files=()):
+    """Makes every run that has no run.json yet, in a folder and a process of its own.
+
+    script: name of the report script whose make(**settings) makes a run in the current folder and
+    returns a dict of what it measured. settings_of: dict of run -> settings. files: paths that the
+    folders link to, or a function of a run's settings that gives them. Returns finished_runs.
     """
-    finished_runs(folder, runs)
-    for number, (name, settings) in enumerate(runs.items(), 1):
-        print(f"{number}/{len(runs)} {name}", end="", flush=True)
+    finished_runs(folder, settings_of)
+    for number, (name, settings) in enumerate(settings_of.items(), 1):
         place = folder / name
         if (place / "run.json").exists():
-            print(": done before", flush=True)
             continue
+        print(f"{number}/{len(settings_of)} {name}", end="", flush=True)
         place.mkdir(parents=True, exist_ok=True)
-        for path in links[name]:
+        for path in files(settings) if callable(files) else files:
             link = place / path.name
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
         began = time.perf_counter()
-        start(script, name, place)
+        start(script, settings, place)
         print(f": {time.perf_counter() - began:.0f} s", flush=True)
         finished_runs(folder, {name: settings})   # the scripts may have changed meanwhile
+    return finished_runs(folder, settings_of)
 
 
-@contextmanager
-def scratch_folder():
-    """Within, the working folder is a temporary one, and nothing is printed."""
-    with (TemporaryDirectory() as folder, chdir(folder),
-          open(os.devnull, "w") as nothing, redirect_stdout(nothing)):
-        yield
-
-
-def start(script, name, place):
-    """Runs `script --run name` in a folder. Stops with one sentence if it fails."""
+def start(script, settings, place):
+    """make_run in a folder and a new process. Stops with one sentence if it fails."""
+    here = str(Path(__file__).resolve().parent)
+    code = (f"import sys; sys.path.insert(0, {here!r}); import runs; "
+            f"runs.make_run({script!r}, {settings!r})")
     with open(place / "log.txt", "w") as log:
-        code = subprocess.run([sys.executable, script, "--run", name], check=False, cwd=place,
-                              stdout=log, stderr=subprocess.STDOUT).returncode
-    if code:
-        raise SystemExit(f"\n{name} failed: see {place / 'log.txt'}")
+        done = subprocess.run([sys.executable, "-c", code], check=False, cwd=place,
+                              stdout=log, stderr=subprocess.STDOUT)
+    if done.returncode:
+        raise SystemExit(f"\n{place.name} failed: see {place / 'log.txt'}")
 
 
-def save_run(code, settings, **measured):
-    """Writes run.json in the current folder, as the last file of a run."""
+def make_run(script, settings):
+    """Makes a run in the current folder, then writes its run.json."""
+    code = code_version()
+    measured = importlib.import_module(script).make(**settings)
     Path("run.json").write_text(json.dumps({"code": code, "settings": settings, **measured}))
 
 
-def cost_of(function, *arguments, **constants):
-    """Runs a function -> wall seconds and CPU seconds of this process."""
-    began = time.perf_counter()
-    cpu_began = cpu_seconds()
-    function(*arguments, **constants)
-    return time.perf_counter() - began, cpu_seconds() - cpu_began
-
-
-def cpu_seconds():
-    """Seconds that the threads of this process have computed."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime
-
-
-def peak_gb():
-    """The largest memory of this process so far, in GB."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9   # Linux counts in KiB
-
-
-def finished_runs(folder, runs):
+def finished_runs(folder, settings_of):
     """Folder, dict of run -> settings -> dict of finished run -> its run.json and tables.
 
     Stops with one sentence if some of them come from other code or other settings.
@@ -110,12 +107,12 @@ def finished_runs(folder, runs):
     code = code_version()
     finished = {}
     stale = []
-    for name, settings in runs.items():
+    for name, settings in settings_of.items():
         place = folder / name
         if not (place / "run.json").exists():
             continue
         run = json.loads((place / "run.json").read_text())
-        expected = {"code": code, "settings": settings}
+        expected = {"code": code, "settings": json.loads(json.dumps(settings))}   # no tuples
         change = model_training.first_difference({key: run[key] for key in expected}, expected)
         if change:
             stale.append(f"{place} ({change})")
@@ -128,10 +125,31 @@ def finished_runs(folder, runs):
     return finished
 
 
+# ---- What runs do ----
+
+@contextmanager
+def scratch_folder():
+    """Within, the working folder is a temporary one, and nothing is printed."""
+    with (TemporaryDirectory() as folder, chdir(folder),
+          open(os.devnull, "w") as nothing, redirect_stdout(nothing)):
+        yield
+
+
+def predictions_of(checkpoint, data, rows):
+    """Checkpoint, dataset, its rows -> model_evaluation.Predictions for them."""
+    logits, rows = model_training.predict_rows(checkpoint, data, rows)
+    return model_evaluation.Predictions(checkpoint, data, logits.mean(dim=0), rows)
+
+
+def provenance(simulated, split="inter_patient"):
+    """What warnings_in needs of a run that writes no report of its own."""
+    return {"header": {"simulated": bool(simulated)}, "recipe": {"split": split}}
+
+
 # ---- Tables ----
 
 def text_of(value):
-    """A figure -> its text with three digits; "n/a" for None or NaN."""
+    """A score -> its text with three digits; "n/a" for None or NaN."""
     if value is None or np.isnan(value):
         return "n/a"
     return f"{value:.3f}".replace("0.", ".", 1)
@@ -146,23 +164,17 @@ def interval_text(row):
     return f"{text_of(row['value'])} [{text_of(row['low'])} {text_of(row['high'])}]"
 
 
-def spread_text(values):
+def spread_text(values, text=text_of):
     """Values of several seeds -> "mean ± standard deviation"."""
     values = [value for value in values if value is not None]
-    if not values:
-        return "n/a"
-    if len(values) == 1:
-        return text_of(values[0])
-    return f"{text_of(np.mean(values))} ± {text_of(np.std(values, ddof=1))}"
+    if len(values) < 2:
+        return text(values[0]) if values else "n/a"
+    return f"{text(np.mean(values))} ± {text(np.std(values, ddof=1))}"
 
 
 def percent_text(values):
     """Percentages of several seeds -> "mean ± standard deviation"."""
-    values = [value for value in values if value is not None]
-    if not values:
-        return "n/a"
-    text = f"{np.mean(values):.1f}"
-    return text if len(values) == 1 else f"{text} ± {np.std(values, ddof=1):.1f}"
+    return spread_text(values, "{:.1f}".format)
 
 
 def markdown(table):
@@ -172,23 +184,22 @@ def markdown(table):
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def warnings_in(runs):
-    """Runs, as from finished_runs -> the sentences that must stand beside their figures."""
+def warnings_in(finished):
+    """Runs, as from finished_runs -> the sentences that must stand beside their scores."""
     warnings = []
-    for run in runs:
+    for run in finished:
         header = SimpleNamespace(**run.get("header", run.get("source", {})))
         warnings += model_training.warnings_of(header, SimpleNamespace(**run["recipe"]))
     return list(dict.fromkeys(warnings))
 
 
-def write_report(path, sections, runs):
-    """Writes dict of heading -> text to a markdown file, with warnings and the code version.
+def write_report(path, sections, finished):
+    """Writes dict of heading -> table to a markdown file, with warnings, code and commit.
 
-    runs: those whose figures it shows, as from finished_runs.
+    finished: the runs whose scores it shows.
     """
-    parts = [f"**{warning}**" for warning in warnings_in(runs)]
-    parts += [f"## {heading}\n\n{text}" for heading, text in sections.items()]
-    parts += [f"Code version {code_version()}."]
-    text = "\n\n".join(parts) + "\n"
+    parts = [f"**{warning}**" for warning in warnings_in(finished)]
+    parts += [f"## {heading}\n\n{markdown(table)}" for heading, table in sections.items()]
+    text = "\n\n".join([*parts, f"Made by {code_and_commit()}."]) + "\n"
     Path(path).write_text(text)
     print(f"\n{text}\nWrote {path}")
