@@ -1,19 +1,33 @@
 """Fixtures: small simulated databases, and a folder with all that the preprocess scripts write."""
 
+import copy
 import functools
 import gc
 import os
+import shutil
+import warnings
 
 os.environ["OMP_NUM_THREADS"] = "1"   # on tiny data, PyTorch's threads wait more than they work
 
-import harness  # puts the scripts on the module path
 import pytest
 
-import preprocess_mitbih
-import preprocess_ptbxl
+# wfdb calls pandas in ways that pandas 3 deprecates; a warning of any other module is shown.
+WFDB = r"wfdb\."
+
+with warnings.catch_warnings():   # pytest_configure comes later
+    warnings.filterwarnings("ignore", module=WFDB)
+    import harness  # puts the scripts on the module path
+    import simulate
+
+    import preprocess_mitbih
+    import preprocess_ptbxl
 
 MITBIH = "mit-bih-arrhythmia-database-1.0.0"
 PTBXL = "ptb-xl-a-large-publicly-available-electrocardiography-dataset-1.0.3"
+
+
+def pytest_configure(config):
+    config.addinivalue_line("filterwarnings", f"ignore:::{WFDB}")
 
 
 def pytest_collection_finish():
@@ -37,6 +51,22 @@ def work(tmp_path, monkeypatch):
 
 
 @pytest.fixture(scope="session")
+def four_records(tmp_path_factory):
+    """A folder with four records of 20 s, and dict of record -> (samples, symbols)."""
+    folder = tmp_path_factory.mktemp("mitbih")
+    names = ("101", "102", "114", "118")
+    return folder, simulate.write_mitbih(folder, records=names, seconds=20)
+
+
+@pytest.fixture
+def database(work, four_records):
+    """A copy of the four records -> dict of record -> (samples, symbols) of all annotations."""
+    folder, annotations = four_records
+    shutil.copytree(folder, work / MITBIH)
+    return copy.deepcopy(annotations)
+
+
+@pytest.fixture(scope="session")
 def arrays(tmp_path_factory):
     """A folder with the .npy files of 48 records of 40 s and of 300 PTB-XL records; link them."""
     folder = tmp_path_factory.mktemp("arrays")
@@ -52,31 +82,28 @@ def prepared(work, arrays):
     return work
 
 
-def draw_nothing(monkeypatch):
-    """Empty files in place of the pictures.
+@pytest.fixture
+def few_examples(monkeypatch):
+    """One explained row per class in place of twenty."""
+    import model_evaluation  # here: the tests of the preprocess scripts need no PyTorch
 
-    The scripts are imported here, so that the tests of the preprocess scripts need no PyTorch.
-    """
-    import cross_dataset_validation
-    import model_evaluation
-    import model_training
-
-    def draw_all(*arguments):
-        for path in arguments[-1]:
-            path.write_bytes(b"")
-
-    def draw_one(*arguments):
-        arguments[-1].write_bytes(b"")
-
-    monkeypatch.setattr(model_evaluation, "draw_pictures", draw_all)
-    monkeypatch.setattr(model_training, "plot_history", draw_one)
-    monkeypatch.setattr(cross_dataset_validation, "plot_report", draw_one)
+    def choose_examples(scored):
+        rows, classes = choose(scored)
+        first = [i for i, k in enumerate(classes) if k not in classes[:i]]
+        return rows[first], classes[first]
+    choose = model_evaluation.choose_examples
+    monkeypatch.setattr(model_evaluation, "choose_examples", choose_examples)
 
 
 @pytest.fixture
-def quick_pictures(monkeypatch):
+def quick_pictures(few_examples, monkeypatch):
     """Empty files in place of the pictures, for tests that are about something else."""
-    draw_nothing(monkeypatch)
+    import model_evaluation
+
+    def draw_pictures(*arguments):
+        for path in arguments[-1]:
+            path.write_bytes(b"")
+    monkeypatch.setattr(model_evaluation, "draw_pictures", draw_pictures)
 
 
 @pytest.fixture
@@ -116,14 +143,12 @@ def checkpoints():
 @pytest.fixture
 def trained(prepared, checkpoints):
     """A function that trains a small model, or takes the one that an earlier test trained."""
-    def train(dataset, model, **constants):
+    def provide(dataset, model, **constants):
         key = repr((dataset, model, constants))
         if key not in checkpoints:
-            with pytest.MonkeyPatch.context() as patch:
-                draw_nothing(patch)
-                harness.train(dataset, model, {"epochs": 2}, STRIPS={dataset: {"epochs": 2}},
-                              **{"SECOND_NET": True} | constants)
+            harness.train(dataset, model, {"epochs": 2}, **{
+                "SECOND_NET": True, "RECIPES": {f"{dataset}_strips": {"epochs": 2}}} | constants)
             checkpoints[key] = {path.name: path.read_bytes() for path in prepared.glob("*.pth")}
         for name, content in checkpoints[key].items():
             (prepared / name).write_bytes(content)
-    return train
+    return provide

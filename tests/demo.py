@@ -1,7 +1,7 @@
 """Runs the five scripts from end to end on simulated databases, in a minute without a download.
 
 Writes the folder demo/ in the working directory: two simulated databases in the real formats, and
-everything that the scripts make of them with their default constants. No figure is a result.
+everything that the scripts make of them with their default constants. No score is a result.
 """
 
 import json
@@ -14,11 +14,11 @@ import simulate
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
-MITBIH_SECONDS = 240      # s a record; the real ones have 1,805
+MITBIH_SECONDS = 240      # s per record; the real ones have 1,805
 PTBXL_RECORDS = 600       # the real database has 21,799
-ABNORMAL = "AUC, abnormal, as both name it"   # of infarction MIT-BIH says nothing
+ABNORMAL = "AUC, abnormal (shared labels)"   # MIT-BIH does not label infarction
 README = """SIMULATED DATA: computed by tests/simulate.py, not recorded from patients.
-Nothing in this folder is a result, and no figure made from it says anything about a real ECG.
+Nothing in this folder is a result, and no score made from it says anything about a real ECG.
 """
 
 
@@ -32,7 +32,7 @@ def write_databases():
 
 
 def run(script):
-    """Runs one script in the demo folder -> seconds. Stops the demo when it fails."""
+    """Runs one script in the demo folder -> seconds. Stops the demo if it fails."""
     print(f"\n{'=' * 20} python {script}", flush=True)
     began = time.perf_counter()
     code = subprocess.run([sys.executable, SCRIPTS / script], cwd=FOLDER, check=False).returncode
@@ -47,20 +47,20 @@ def tables_of(name):
 
 
 def print_summary(seconds):
-    """Prints the seconds of each script, the main figures and the names of the pictures."""
+    """Prints the seconds of each script, the main scores and the names of the pictures."""
     overall = tables_of("mitbih_cnn_metrics.json")["all classes"]
     cross = tables_of("mitbih_to_ptbxl_cnn_cross.json")
-    figures = {
+    scores = {
         "mitbih cnn, accuracy": overall["accuracy"],
         "mitbih cnn, mean F1 of N, S, V": overall["mean f1 of N, S, V"],
         "arrhythmia or normal, AUC in-domain": cross["in-domain"][ABNORMAL],
         "arrhythmia or normal, AUC cross-domain": cross["cross-domain"][ABNORMAL],
     }
-    print(f"\n{'=' * 20} summary of a run on SIMULATED data (no figure is a result)\n")
+    print(f"\n{'=' * 20} summary of a run on SIMULATED data (no score is a result)\n")
     for name, value in seconds.items():
         print(f"{name:<38}{value:>7.1f} s")
     print(f"{'all':<38}{sum(seconds.values()):>7.1f} s\n")
-    for name, row in figures.items():
+    for name, row in scores.items():
         print(f"{name:<38}{row['value']:>7.3f}")
     print("\nPictures:", *sorted(map(str, FOLDER.glob("*.png"))), sep="\n  ")
 

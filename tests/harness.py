@@ -62,12 +62,21 @@ def run_stage(stage, **constants):
 def train(dataset="mitbih", model="mlp", settings=None, **constants):
     """Runs model_training.py for one epoch of one net, or with other settings -> checkpoint.
 
-    Validation rows are kept from training, and there is no second net, unless told otherwise.
+    Validation rows are kept from training, and there is no second net, unless told otherwise;
+    RECIPES={"mitbih_strips": {...}} has the settings of that one.
     """
-    recipe = {dataset: {"epochs": 1, "ensemble_size": 1, "hold_out": True} | (settings or {})}
-    run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipe,
+    recipes = {dataset: {"epochs": 1, "ensemble_size": 1, "hold_out": True} | (settings or {}),
+               f"{dataset}_strips": {"epochs": 1}}
+    recipes = merged(recipes, constants.pop("RECIPES", {}))
+    run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipes,
               **{"DEVICE": "cpu", "SECOND_NET": False} | constants)
     return importlib.import_module("model_training").load_pth(f"{dataset}_{model}_model.pth")
+
+
+def preprocess(name="mitbih", **constants):
+    """Runs preprocess_mitbih.py with other constants -> the dataset that it wrote."""
+    run_stage("preprocess_mitbih", NAME=name, **constants)
+    return importlib.import_module("preprocess_mitbih").load_dataset(name)
 
 
 def command(stage, **constants):

@@ -9,14 +9,26 @@ from harness import changed
 
 import model_training as stage
 
-STRIPS = {"context_seconds": 10}
+
+def inputs_of(data, rows=None, **settings):
+    """MIT-BIH dataset, some rows or all -> Inputs of make_inputs in their order, of both leads."""
+    recipe = {"kind": "beats", "leads": data.leads, "context_seconds": 1800, "crop": 180,
+              "rate": 360}
+    rows = np.arange(len(data.signals)) if rows is None else rows
+    inputs, numbers = stage.make_inputs(data, rows, SimpleNamespace(**recipe | settings))
+    assert sorted(numbers) == rows.tolist()
+    return at(np.argsort(numbers), inputs)
 
 
-def inputs_of(data, rows=slice(None), **settings):
-    """MIT-BIH dataset, rows -> signals and features of make_inputs."""
-    recipe = {"context_seconds": 1800, "crop": 180, "rate": 360}
-    return stage.make_inputs(data.signals[rows], data.metadata[rows],
-                             SimpleNamespace(**recipe | settings))
+def at(rows, inputs):
+    """Rows, Inputs -> their Inputs."""
+    return stage.Inputs(*(values[rows] for values in inputs))
+
+
+def array_of(data, rows):
+    """A MIT-BIH dataset of these rows alone, in this order."""
+    return SimpleNamespace(kind="beats", leads=data.leads, signals=data.signals[rows],
+                           metadata=data.metadata[rows])
 
 
 # ---- Signals ----
@@ -49,107 +61,115 @@ def test_a_flat_lead_stays_flat():
     assert not stage.relative_beats(flat, 180).any()
 
 
-def rows_of(record, sample, length):
-    """rows_by_context of beats given as two lists -> list of lists."""
-    beats = {"record": np.array(record), "sample": np.array(sample)}
-    return [rows.tolist() for rows in stage.rows_by_context(beats, length)]
+def contexts_of(record, sample, length):
+    """Beats, given as two lists, with contexts of `length` samples -> list of lists of rows."""
+    beats = np.zeros(len(record), [("record", "i4"), ("sample", "i8")])
+    beats["record"] = record
+    beats["sample"] = sample
+    data = SimpleNamespace(metadata=beats, leads=["II"], signals=np.zeros((len(beats), 1, 4)))
+    recipe = SimpleNamespace(context_seconds=length / 100, rate=100, leads=["II"])
+    contexts = list(stage.record_contexts(data, np.arange(len(beats)), recipe))
+    for rows, _, peaks in contexts:
+        np.testing.assert_array_equal(peaks, beats["sample"][rows])
+    return [rows.tolist() for rows, *_ in contexts]
 
 
 def test_a_record_is_divided_into_equal_parts_of_about_the_context():
-    assert rows_of([0] * 4, [5, 40, 60, 99], 100) == [[0, 1, 2, 3]]
-    assert rows_of([0] * 4, [5, 40, 60, 99], 1e9) == [[0, 1, 2, 3]]
-    assert rows_of([0] * 6, [0, 70, 119, 120, 180, 239], 100) == [[0, 1, 2], [3, 4, 5]]   # 2.4
-    assert rows_of([0] * 6, [0, 70, 119, 120, 180, 259], 100) == [[0, 1], [2, 3], [4, 5]]   # 2.6
-    assert rows_of([3, 3, 7, 7], [10, 90, 10, 90], 100) == [[0, 1], [2, 3]]
-    assert rows_of([7, 3, 7, 3], [10, 10, 90, 90], 100) == [[1, 3], [0, 2]]
-    assert rows_of([3, 3, 7, 7], [10, 199, 10, 140], 100) == [[0], [1], [2, 3]]   # 2, 1.41
+    assert contexts_of([0] * 4, [5, 40, 60, 99], 100) == [[0, 1, 2, 3]]
+    assert contexts_of([0] * 4, [5, 40, 60, 99], 1e9) == [[0, 1, 2, 3]]
+    two = contexts_of([0] * 6, [0, 70, 119, 120, 180, 239], 100)     # 2.4
+    three = contexts_of([0] * 6, [0, 70, 119, 120, 180, 259], 100)   # 2.6
+    assert (two, three) == ([[0, 1, 2], [3, 4, 5]], [[0, 1], [2, 3], [4, 5]])
+    assert contexts_of([3, 3, 7, 7], [10, 90, 10, 90], 100) == [[0, 1], [2, 3]]
+    assert contexts_of([7, 3, 7, 3], [10, 10, 90, 90], 100) == [[1, 3], [0, 2]]
+    assert contexts_of([3, 3, 7, 7], [10, 199, 10, 140], 100) == [[0], [1], [2, 3]]   # 2, 1.41
 
 
 def test_in_a_part_of_its_record_a_beat_knows_this_part_alone(prepared):
     data = stage.load_dataset("mitbih")
     metadata = data.metadata.tobytes()
-    signals, features = inputs_of(data, **STRIPS)
-    assert features.shape == (len(signals), 25)
+    parts = inputs_of(data, context_seconds=10)
+    assert parts.features.shape == (len(data.labels), 25)
     assert data.metadata.tobytes() == metadata
-    whole = inputs_of(data, **STRIPS | {"context_seconds": 1800})
+    whole = inputs_of(data)
     for record, part in (("119", 1), ("119", 2), ("200", 0)):   # 40 s, thus four parts
         end = data.metadata["sample"][data.record == record].max() + 1
         rows = (data.record == record) & (4 * data.metadata["sample"] // end == part)
-        alone = inputs_of(data, rows, **STRIPS | {"context_seconds": 1800})
-        torch.testing.assert_close(alone[0], signals[rows])
-        torch.testing.assert_close(alone[1], features[rows])
-        assert not torch.allclose(whole[0][rows], signals[rows])
-        assert not torch.allclose(whole[1][rows], features[rows])
+        torch.testing.assert_close(inputs_of(array_of(data, rows)), at(rows, parts))
+        for of_whole, of_part in zip(at(rows, whole), at(rows, parts)):
+            assert not torch.allclose(of_whole, of_part)
 
 
-@pytest.mark.parametrize("settings", [STRIPS, STRIPS | {"context_seconds": 1800}])
-def test_a_record_has_the_same_inputs_whatever_else_is_in_the_array(prepared, settings):
+@pytest.mark.parametrize("seconds", [10, 1800])
+def test_a_record_has_the_same_inputs_whatever_else_is_in_the_array(prepared, seconds):
     data = stage.load_dataset("mitbih")
-    signals, features = inputs_of(data, **settings)
+    inputs = inputs_of(data, context_seconds=seconds)
     rows = np.flatnonzero(np.isin(data.record, ["119", "200", "232"]))
     rows = rows[np.argsort(data.metadata["sample"][rows], kind="stable")]   # records interleaved
     assert (np.diff(data.metadata["record"][rows]) < 0).sum() > 10
-    mixed = inputs_of(data, rows, **settings)   # row by row in the order of the array
-    torch.testing.assert_close(mixed[0], signals[rows])
-    torch.testing.assert_close(mixed[1], features[rows])
-    rows = np.flatnonzero(data.record == "200")
-    alone = inputs_of(data, rows, **settings)
-    torch.testing.assert_close(alone[0], signals[rows])
-    torch.testing.assert_close(alone[1], features[rows])
+    for some in (rows, np.flatnonzero(data.record == "200")):   # in the order of the array
+        alone = inputs_of(array_of(data, some), context_seconds=seconds)
+        torch.testing.assert_close(alone, at(some, inputs))
+    some = np.arange(5, len(data.labels), 3)
+    torch.testing.assert_close(inputs_of(data, some, context_seconds=seconds), at(some, inputs))
 
 
 @pytest.mark.parametrize("leads", [["V1", "II"], ("V1", "II"), "V1 II"])
 def test_leads_are_chosen_by_name_and_12_lead_records_have_features_of_their_rhythm(
         prepared, leads):
     data = stage.load_dataset("ptbxl")
-    with changed(stage, DATASET="ptbxl", LEADS=leads):
-        home = stage.make_examples(data, stage.choose_recipe(data, {}))
-        examples = stage.make_examples(data, stage.choose_recipe(data, stage.STRIPS["ptbxl"]))
-    assert home.features.shape == (300, 75) and home.targets.shape == (300, 27)
-    np.testing.assert_array_equal(examples.signals, data.signals[:, [6, 1]])
-    assert examples.features.shape == (300, 75)
     peaks = data.metadata["beats"][7]
     of_beats = stage.rhythm_features(stage.rr_intervals(peaks[peaks >= 0], 100))
-    expected = [of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)]
-    np.testing.assert_allclose(examples.features[7], np.concatenate(expected), rtol=1e-6)
+    expected = np.concatenate([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
+    for name in ("ptbxl", "ptbxl_strips"):
+        with changed(stage, DATASET="ptbxl", LEADS=leads):
+            recipe = stage.choose_recipe(data, stage.RECIPES[name])
+        examples = stage.make_examples(data, recipe)
+        assert examples.features.shape == (300, 75) and examples.targets.shape == (300, 27)
+        np.testing.assert_array_equal(examples.signals, data.signals[:, [6, 1]])
+        np.testing.assert_allclose(examples.features[7], expected, rtol=1e-6)
+        rows = np.arange(7, 300, 50)
+        inputs, numbers = stage.make_inputs(data, rows, recipe)
+        assert numbers.tolist() == rows.tolist()
+        torch.testing.assert_close(inputs, at(rows, (examples.signals, examples.features)))
 
 
 def test_a_record_without_beats_has_finite_features():
-    signals = np.zeros((2, 1, 1000), np.float32)
-    _, features = stage.record_inputs(signals, [np.zeros(0, int), np.array([500])], 100)
-    assert features.shape == (2, 75) and torch.isfinite(features).all()
+    for peaks in (np.zeros(0, int), np.array([500])):
+        features = stage.record_features(peaks, 100)
+        assert features.shape == (75,) and np.isfinite(features).all()
 
 
-def test_a_part_of_the_rows_keeps_one_lead():
+@pytest.mark.parametrize("leads, expected", [
+    (["I", "MLII", "V1"], {(1, 1, 1): 0.4, (1, 0, 0): 0.2, (0, 1, 0): 0.2, (0, 0, 1): 0.2}),
+    (["V5"], {(1,): 1})])   # a single lead stays
+def test_a_part_of_the_rows_keeps_one_lead(leads, expected):
     torch.manual_seed(0)
-    signals = torch.ones(4000, 6, 5)   # three leads, then their differences from the median beat
-    recipe = SimpleNamespace(leads=["I", "MLII", "V1"], lead_dropout=0.6)
-    dropped = stage.drop_leads(signals, recipe)
-    assert torch.equal(dropped[:, :3], dropped[:, 3:])
-    kept = [tuple(row) for row in dropped[:, :3, 0].int().tolist()]
+    count = len(leads)
+    signals = torch.ones(4000, 2 * count, 5)   # leads, and their differences from the median beat
+    recipe = SimpleNamespace(leads=leads, lead_dropout=0.6, signal_noise=0, rhythm_noise=0)
+    dropped, _ = stage.add_noise(signals, torch.zeros(4000, 1), None, recipe)
+    assert torch.equal(dropped[:, :count], dropped[:, count:])
+    kept = [tuple(row) for row in dropped[:, :count, 0].int().tolist()]
     share = {pattern: kept.count(pattern) / 4000 for pattern in set(kept)}
-    assert share == {(1, 1, 1): pytest.approx(0.4, abs=0.03), **{
-        pattern: pytest.approx(0.2, abs=0.03) for pattern in [(1, 0, 0), (0, 1, 0), (0, 0, 1)]}}
-    for leads in (["II"], ["V5"]):   # a single lead stays
-        one = SimpleNamespace(leads=leads, lead_dropout=1.0)
-        assert torch.equal(stage.drop_leads(signals[:, :1], one), signals[:, :1])
+    assert share == pytest.approx(expected, abs=0.03)
 
 
 @pytest.mark.parametrize("dataset", ["ptbxl", "mitbih"])
 def test_targets_and_statements_are_those_of_the_metadata(prepared, dataset):
     data = stage.load_dataset(dataset)
     with changed(stage, DATASET=dataset):
-        recipe = stage.choose_recipe(data, stage.STRIPS.get(dataset, {}))
-        examples = stage.make_examples(data, recipe)
-        if dataset == "mitbih":
-            np.testing.assert_array_equal(examples.targets, data.labels)
-            at_home = stage.make_examples(data, stage.choose_recipe(data, {}))
-            assert at_home.statements.shape == (len(data.labels), 0)
-            assert (recipe.leads, stage.choose_recipe(data, {}).leads) == (["MLII", "V1"], ["MLII"])
-        else:
-            examples.statements = examples.targets   # all of them, in place of classes
-    np.testing.assert_array_equal(examples.statements, data.metadata["statements"] > -1)
-    assert 0 < examples.statements.mean() < 1
+        home, strips = (stage.choose_recipe(data, stage.RECIPES[name])
+                        for name in (dataset, f"{dataset}_strips"))
+    examples = stage.make_examples(data, strips)
+    statements = examples.targets   # of records: all of them, in place of classes
+    if dataset == "mitbih":
+        np.testing.assert_array_equal(examples.targets, data.labels)
+        statements = examples.statements
+        assert stage.make_examples(data, home).statements.shape == (len(data.labels), 0)
+        assert (strips.leads, home.leads) == (["MLII", "V1"], ["MLII"])
+    np.testing.assert_array_equal(statements, data.metadata["statements"] > -1)
+    assert 0 < statements.mean() < 1
 
 
 # ---- Features ----
@@ -227,7 +247,7 @@ def test_statistics_of_many_rows_come_from_some_all_along_them():
 
 def test_a_net_starts_with_the_statistics_of_its_training_rows(prepared):
     data = stage.load_dataset("mitbih")
-    recipe = stage.choose_recipe(data, {})
+    recipe = stage.choose_recipe(data, stage.RECIPES["mitbih"])
     rows = stage.split_rows(data, recipe)
     examples = stage.make_examples(data, recipe)
     net, _ = stage.make_net(examples, rows, recipe)

@@ -8,20 +8,19 @@ import torch
 
 import model_training as stage
 
-COMBINATIONS = [(dataset, model) for dataset in ("mitbih", "ptbxl") for model in stage.MODELS]
 
-
-def make_net(dataset, model, samples=250, features=3, hidden_width=None):
+def make_net(dataset, model, samples=250, features=3, hidden_width=0):
     """A net of two leads and five outputs, with the arguments of a dataset and model."""
     torch.manual_seed(0)
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
-        head=(stage.RECIPES[dataset]["head"][0], hidden_width, 0.5),
+        head=stage.RECIPES[dataset]["head"] | {"hidden_width": hidden_width},
         **stage.ARCHITECTURES[dataset][model])
 
 
-@pytest.mark.parametrize("dataset, model", COMBINATIONS)
-@pytest.mark.parametrize("hidden_width", [None, 16])
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+@pytest.mark.parametrize("model", stage.MODELS)
+@pytest.mark.parametrize("hidden_width", [0, 16])
 def test_nets_give_a_logit_a_class_and_learn_from_signals_and_features(
         dataset, model, hidden_width):
     net = make_net(dataset, model, hidden_width=hidden_width)
@@ -52,22 +51,23 @@ def test_the_steps_of_a_beat_have_their_places_and_those_of_a_crop_have_not(
 def test_the_mlp_shares_its_layers_between_overlapping_windows():
     net = make_net("ptbxl", "mlp").eval()
     assert (net.window, net.step) == (100, 12)
+    net.wide = torch.nn.Identity()   # shows what comes before the last layer
     signals = torch.randn(5, 2, 250)
     with torch.no_grad():
         windows = torch.stack([net.layers(signals[:, :, start:start + 100].flatten(1))
                                for start in range(0, 151, 12)])
         maps = net.maps(signals)
+        pooled = net(signals, torch.zeros(5, 3))[:, :-64]   # the others are of the rhythm
     torch.testing.assert_close(maps, windows.permute(1, 2, 0))
-    torch.testing.assert_close(stage.mean_and_max(maps),
-                               torch.cat([windows.mean(dim=0), windows.amax(dim=0)], dim=1))
+    torch.testing.assert_close(pooled, torch.cat([windows.mean(dim=0), windows.amax(dim=0)], dim=1))
 
 
 @pytest.mark.parametrize("model", stage.MODELS)
 def test_each_net_of_an_ensemble_has_rows_of_its_own_and_their_mean_answers(model):
     torch.manual_seed(0)
     ensemble = stage.Ensemble(
-        model, 3, channels=2, samples=250, features=3, outputs=5, head=(None, None, 0.5),
-        **stage.ARCHITECTURES["mitbih"][model])
+        model, 3, channels=2, samples=250, features=3, outputs=5,
+        head=stage.RECIPES["mitbih"]["head"], **stage.ARCHITECTURES["mitbih"][model])
     ensemble.normalise_signals.spread += 1
     ensemble.normalise_features.mean += 2
     inputs = torch.randn(6, 2, 250), torch.randn(6, 3)
@@ -81,33 +81,28 @@ def test_each_net_of_an_ensemble_has_rows_of_its_own_and_their_mean_answers(mode
     torch.testing.assert_close(ensemble(*inputs), expected.mean(dim=0))
 
 
-def test_crops_overlap_by_half_and_cover_the_record():
-    assert stage.crop_starts(1000, 250) == [0, 125, 250, 375, 500, 625, 750]
-    assert stage.crop_starts(1001, 250) == [0, 125, 250, 375, 500, 625, 750, 751]
-    assert stage.crop_starts(250, 250) == [0]
-
-
-def test_predict_is_the_mean_over_half_overlapping_crops():
+@pytest.mark.parametrize("samples, starts", [
+    (1000, [0, 125, 250, 375, 500, 625, 750]), (1001, [0, 125, 250, 375, 500, 625, 750, 751]),
+    (250, [0])])
+def test_predict_sees_crops_that_overlap_by_half_and_cover_the_record(samples, starts):
     net = make_net("ptbxl", "cnn", features=2).train()   # predict switches dropout off
-    signals = torch.randn(7, 2, 1000)
-    features = torch.randn(7, 2)
-    rows = np.array([6, 1, 3])
-    logits = stage.predict(net, signals, features, rows, 250, batch=8)
+    inputs = stage.Inputs(torch.randn(150, 2, samples), torch.randn(150, 2))   # two batches
+    logits = stage.predict(net, inputs, 250)
     with torch.no_grad():
-        crops = [net.eval()(signals[:, :, start:start + 250], features)
-                 for start in range(0, 751, 125)]
-    torch.testing.assert_close(logits, torch.stack(crops).mean(dim=0)[rows])
+        crops = [net.eval()(inputs.signals[:, :, start:start + 250], inputs.features)
+                 for start in starts]
+    torch.testing.assert_close(logits, torch.stack(crops))
 
 
 def test_probabilities_are_those_of_the_classes_alone():
     logits = torch.randn(6, 7)   # two outputs of statements
     first = logits[:, :5].double().numpy()
-    recipe = SimpleNamespace(task="multilabel", classes=["MI", "STE_", "PVC", "SR", "AFIB"])
-    multilabel = stage.probabilities(logits, recipe)
-    np.testing.assert_allclose(multilabel, 1 / (1 + np.exp(-first)))
-    recipe.task = "multiclass"
-    multiclass = stage.probabilities(logits, recipe)
-    np.testing.assert_allclose(multiclass, np.exp(first) / np.exp(first).sum(1, keepdims=True))
+    recipe = SimpleNamespace(kind="records", classes=["MI", "STE_", "PVC", "SR", "AFIB"])
+    of_records = stage.probabilities(logits, recipe)
+    np.testing.assert_allclose(of_records, 1 / (1 + np.exp(-first)))
+    recipe.kind = "beats"
+    of_beats = stage.probabilities(logits, recipe)
+    np.testing.assert_allclose(of_beats, np.exp(first) / np.exp(first).sum(1, keepdims=True))
 
 
 def test_a_class_of_a_task_is_the_noisy_or_of_its_statements_given_that_one_is_there():
@@ -117,7 +112,7 @@ def test_a_class_of_a_task_is_the_noisy_or_of_its_statements_given_that_one_is_t
                "form": {"AMI": ["AMI"]}})
     members = stage.task_members(header, "superdiagnostic")
     np.testing.assert_array_equal(members, [[True, False], [True, False], [False, True]])
-    recipe = SimpleNamespace(task="multilabel", classes=header.statement_names)
+    recipe = SimpleNamespace(kind="records", classes=header.statement_names)
     logits = torch.tensor([[-30.0, -40.0, 20.0], [1.0, -2.0, 0.5], [60.0, 3.0, -90.0]])
     p = 1 / (1 + np.exp(-logits.double().numpy()))
     expected = np.stack([1 - (1 - p[:, 0]) * (1 - p[:, 1]), p[:, 2]], axis=1)

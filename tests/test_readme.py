@@ -1,8 +1,7 @@
-"""The README's commands, file names and constants against the code as it stands, and the layout."""
+"""The README's commands, file names and constants against the code as it stands; the imports."""
 
 import ast
 import re
-import subprocess
 
 import pytest
 from harness import ROOT
@@ -25,7 +24,7 @@ def constants_of(script):
     return {target.id for target in targets if isinstance(target, ast.Name) and target.id.isupper()}
 
 
-@pytest.mark.parametrize("script", re.findall(r"python ([\w/]+\.py)", README))
+@pytest.mark.parametrize("script", re.findall(r"python (?:PATH/)?([\w/]+\.py)", README))
 def test_every_command_names_a_file_that_exists(script):
     assert (ROOT / script).is_file()
 
@@ -35,10 +34,9 @@ def test_every_link_names_a_file_that_exists_and_pictures_are_small(name):
     assert (ROOT / name).stat().st_size < 300_000
 
 
-def test_the_first_command_comes_early_and_the_readme_is_short():
-    lines = README.splitlines()
-    first = next(number for number, line in enumerate(lines, 1) if line.startswith("python"))
-    assert first <= 25 and len(lines) <= 170 and len(README.split()) <= 2000
+def test_the_first_command_comes_early():
+    lines = enumerate(README.splitlines(), 1)
+    assert next(number for number, line in lines if line.startswith("python")) <= 25
 
 
 def test_the_scripts_appear_in_pipeline_order():
@@ -83,13 +81,3 @@ def test_imports_flow_one_way_and_never_carry_a_constant():
 def test_the_last_line_of_every_script_calls_main():
     for script in SCRIPTS:
         assert (ROOT / script).read_text().endswith('if __name__ == "__main__":\n    main()\n')
-
-
-def test_the_layout_is_the_agreed_one():
-    listed = subprocess.run(["git", "ls-files"], check=False, cwd=ROOT, capture_output=True,
-                            text=True)
-    if listed.returncode:
-        pytest.skip("not a git checkout")
-    top = {name.split("/")[0] for name in listed.stdout.split()}
-    assert top == {*SCRIPTS, "requirements.txt", "README.md", "LICENSE", "tests", ".gitignore",
-                   ".ci"}

@@ -17,10 +17,10 @@ VALIDATION = ["114", "124", "203", "220", "223"]
 
 def split(dataset, **constants):
     """-> dataset, dict of side -> rows, dict of side -> sorted records or folds of these rows."""
-    held_out = {dataset: {"hold_out": True}}
-    with changed(stage, **{"DATASET": dataset, "RECIPES": held_out} | constants):
+    with changed(stage, **{"DATASET": dataset} | constants):
         data = stage.load_dataset(dataset)
-        rows = stage.split_rows(data, stage.choose_recipe(data, {}))
+        settings = stage.RECIPES[dataset] | {"hold_out": True}
+        rows = stage.split_rows(data, stage.choose_recipe(data, settings))
     member = data.metadata["fold"] if dataset == "ptbxl" else data.record
     return data, rows, {side: sorted(set(member[part].tolist())) for side, part in rows.items()}
 
@@ -31,11 +31,6 @@ def test_mitbih_split_is_de_chazals_with_validation_patients_out_of_ds1(prepared
     assert members["train"] == [record for record in DS1 if record not in VALIDATION]
     used = np.concatenate(list(rows.values()))
     assert sorted(used) == np.flatnonzero(np.isin(data.record, DS1 + DS2)).tolist()
-
-
-def test_without_hold_out_all_of_ds1_trains(prepared):
-    _, _, members = split("mitbih", RECIPES={"mitbih": {"hold_out": False}})
-    assert members == {"train": DS1, "validation": [], "test": DS2}
 
 
 def test_ptbxl_split_is_by_fold(prepared):
@@ -65,11 +60,14 @@ def test_a_patient_on_two_sides_stops_the_run(prepared, monkeypatch, dataset, on
     assert not list(prepared.glob("*.pth"))
 
 
-def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared):
+def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared, monkeypatch):
     data, rows, _ = split("mitbih")
     sentence = stage.check_patients(data, rows, "inter_patient")
     assert "201 (DS1) and 202 (DS2) are one patient" in sentence
-    data, rows, members = split("mitbih", EXCLUDED_RECORDS=[202])
+    for record in data.header.records:
+        record["subset"] = "left out" if record["name"] == "202" else record["subset"]
+    monkeypatch.setattr(stage, "load_dataset", lambda name: data)
+    data, rows, members = split("mitbih")
     assert members["test"] == [record for record in DS2 if record != "202"]
     assert stage.check_patients(data, rows, "inter_patient") == "no patient is on two sides"
 
@@ -82,8 +80,7 @@ def test_patient_201_of_ptbxl_is_no_exception(prepared):
         stage.check_patients(data, rows, "inter_patient")
 
 
-def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(
-        prepared, quick_pictures, capsys):
+def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(prepared, capsys):
     data, rows, _ = split("mitbih", SPLIT="random", SEED=3)
     assert sorted(np.concatenate(list(rows.values()))) == list(range(len(data.labels)))
     assert len(rows["train"]) == int(0.8 * len(data.labels))
@@ -105,40 +102,16 @@ def test_rows_with_any_statement_are_used(prepared, monkeypatch):
 
 
 def test_201_may_not_validate_what_trains_on_202(prepared):
-    data = stage.load_dataset("mitbih")
-    with changed(stage, SPLIT="all", VALIDATION_RECORDS=["201"],
-                 RECIPES={"mitbih": {"hold_out": True}}):
-        recipe = stage.choose_recipe(data, {})
-        with pytest.raises(SystemExit, match="patients 201 are on two sides"):
-            stage.check_patients(data, stage.split_rows(data, recipe), "all")
+    data, rows, _ = split("mitbih", SPLIT="all", VALIDATION_RECORDS=["201"])
+    with pytest.raises(SystemExit, match="patients 201 are on two sides"):
+        stage.check_patients(data, rows, "all")
 
 
-def test_a_validation_record_may_be_left_out_or_absent(prepared):
-    _, _, members = split("mitbih", EXCLUDED_RECORDS=["114"], VALIDATION_RECORDS=[114, 124, 999])
-    assert members["validation"] == ["124"] and "114" not in members["train"]
-    _, _, members = split("mitbih", EXCLUDED_RECORDS=["202"], VALIDATION_RECORDS=["124", "202"])
-    assert members["validation"] == ["124"]
-
-
-def test_a_misspelt_record_is_not_left_out_without_a_word(prepared):
-    for wrong in (["2O2"], np.array(["202", "20"])):
-        with pytest.raises(SystemExit, match="EXCLUDED_RECORDS = '(2O2|20)': expected one of"):
-            split("mitbih", EXCLUDED_RECORDS=wrong)
-    split("ptbxl", EXCLUDED_RECORDS=["202"])   # folds have no names
-
-
-def test_no_record_has_to_validate(prepared):
-    _, _, members = split("mitbih", VALIDATION_RECORDS=[])
-    assert members["validation"] == [] and {"114", "124"} <= {*members["train"]}
-    _, _, members = split("mitbih", VALIDATION_RECORDS=np.array(["114", "124"]))
-    assert members["validation"] == ["114", "124"]
-
-
-@pytest.mark.parametrize("one, two", [
-    ("101,", "114, 124"), (101, [114, 124]), ("101", ("114", "124")), ((101,), "114 124"),
-    (("101",), (114, "124"))])
-def test_records_are_named_by_lists_tuples_numbers_or_strings(prepared, one, two):
-    _, _, members = split("mitbih", EXCLUDED_RECORDS=one, VALIDATION_RECORDS=two)
-    assert members["validation"] == ["114", "124"] and "101" not in members["train"]
-    _, _, members = split("mitbih", EXCLUDED_RECORDS=two, VALIDATION_RECORDS=one)
-    assert members["validation"] == ["101"] and not {"114", "124"} & {*members["train"]}
+@pytest.mark.parametrize("names, found", [
+    ([], []), ("114, 124", ["114", "124"]), (np.array(["114", "124"]), ["114", "124"]),
+    ((114, "124"), ["114", "124"]), (101, ["101"]), (["124", 202, "999"], ["124", "202"])])
+def test_records_are_named_by_lists_tuples_numbers_or_strings(prepared, names, found):
+    """None has to validate, and one may be missing."""
+    _, _, members = split("mitbih", VALIDATION_RECORDS=names)
+    assert members["validation"] == found
+    assert members["train"] == [record for record in DS1 if record not in found]

@@ -13,7 +13,6 @@ from sklearn.metrics import f1_score, roc_auc_score
 import model_training as stage
 import preprocess_mitbih
 
-pytestmark = pytest.mark.usefixtures("quick_pictures")
 F = torch.nn.functional
 
 
@@ -21,35 +20,49 @@ def equal_weights(one, two):
     return all(torch.equal(value, two["weights"][name]) for name, value in one["weights"].items())
 
 
+def predict_side(side):
+    """-> dataset, rows of the side, logits of them by mitbih_mlp_model.pth."""
+    data = stage.load_dataset("mitbih")
+    checkpoint = stage.load_checkpoint(data, "mlp")
+    rows = stage.split_rows(data, checkpoint.recipe)[side]
+    [logits], _ = stage.predict_rows(checkpoint, data, rows)   # one crop per beat
+    return data, rows, logits
+
+
 # ---- Loss, batches, score ----
 
 def test_the_loss_is_that_of_the_targets_and_of_the_statements():
     logits = torch.randn(6, 7)
-    targets = torch.randint(2, (6, 3)).float()
+    targets = torch.randint(3, (6,))
     statements = torch.randint(2, (6, 4)).float()
-    probability = torch.sigmoid(logits)
-    right = torch.where(torch.cat([targets, statements], 1) == 1, probability, 1 - probability)
-    expected = -right[:, :3].log().mean() - 2 * right[:, 3:].log().mean()
-    torch.testing.assert_close(stage.loss_of(None, 2.0, logits, targets, statements), expected)
+    probability = torch.sigmoid(logits[:, 3:])
+    of_statements = -torch.where(statements == 1, probability, 1 - probability).log().mean()
+    recipe = SimpleNamespace(kind="beats", classes=["N", "S", "V"], statement_weight=2.0)
+    loss = stage.loss_of(recipe, None, logits, targets, statements)
+    torch.testing.assert_close(loss, F.cross_entropy(logits[:, :3], targets) + 2 * of_statements)
+    records = SimpleNamespace(kind="records", classes=["NORM", "PVC", "SR", "AFIB"])
+    loss = stage.loss_of(records, None, logits[:, 3:], statements, statements[:, :0])
+    torch.testing.assert_close(loss, of_statements)
 
 
 def test_the_loss_weighs_classes_by_their_inverse_frequency():
     logits = torch.randn(6, 3)
     targets = torch.tensor([0, 0, 0, 1, 1, 2])
-    recipe = SimpleNamespace(classes=["N", "S", "V"], class_weight_power=1.0)
+    recipe = SimpleNamespace(kind="beats", classes=["N", "S", "V"], class_weight_power=1.0,
+                             statement_weight=0.0)
     weight = stage.class_weights(targets, recipe)
     np.testing.assert_allclose(weight, [1 / 3, 1 / 2, 1])
     of_class = [F.cross_entropy(logits[targets == k], targets[targets == k]) for k in range(3)]
-    loss = stage.loss_of(weight, 0.0, logits, targets, torch.zeros(6, 0))
+    loss = stage.loss_of(recipe, weight, logits, targets, torch.zeros(6, 0))
     torch.testing.assert_close(loss, sum(of_class) / 3)
 
 
 def test_class_weights_equal_those_by_hand():
     targets = torch.tensor([0] * 9600 + [1] * 399 + [2])
-    recipe = SimpleNamespace(classes=["N", "S", "V", "F"], class_weight_power=0.5)
+    recipe = SimpleNamespace(kind="beats", classes=["N", "S", "V", "F"], class_weight_power=0.5)
     weight = stage.class_weights(targets, recipe)   # one row or none counts as 0.1%
     np.testing.assert_allclose(weight, np.array([9600, 399, 10, 10]) ** -0.5, rtol=1e-6)
-    assert stage.class_weights(torch.zeros(3, 5), recipe) is None
+    assert stage.class_weights(torch.zeros(3, 5), SimpleNamespace(kind="records")) is None
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
@@ -101,7 +114,7 @@ def test_the_seed_repeats_a_run_exactly(prepared):
 
 def test_numbers_of_numpy_make_a_checkpoint_that_can_be_read(prepared):
     train(SEED=np.int64(1), settings={"learning_rate": {"mlp": np.float64(1e-3)}})
-    checkpoint, _ = stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
+    checkpoint = stage.load_checkpoint(stage.load_dataset("mitbih"), "mlp")
     assert (checkpoint.recipe.seed, checkpoint.recipe.learning_rate) == (1, 1e-3)
 
 
@@ -116,12 +129,8 @@ def test_the_last_epoch_is_kept_whatever_its_score(prepared, monkeypatch):
     history = train(settings={"epochs": 16})["history"]
     scores = {epoch["epoch"]: epoch["validation score"] for epoch in history[3::4]}
     assert scores == {4: 0.1, 8: 0.9, 12: 0.5, 16: 0.3} and len(history) == 16
-    data = stage.load_dataset("mitbih")
-    checkpoint, net = stage.load_checkpoint(data, "mlp")
-    rows = stage.split_rows(data, checkpoint.recipe)["validation"]
-    inputs = stage.dataset_inputs(data, checkpoint.recipe)
-    logits = stage.predict(net, *inputs, rows, checkpoint.recipe.crop)
-    probability = stage.probabilities(logits, checkpoint.recipe)
+    _, _, logits = predict_side("validation")
+    probability = logits.double().softmax(dim=1)
     np.testing.assert_array_equal(probability, predictions[3])
     assert not np.array_equal(probability, predictions[0])
 
@@ -141,7 +150,7 @@ def test_mitbih_trains_on_all_patients_of_ds1_without_validation(prepared):
 
 def test_ptbxl_trains_on_one_lead(prepared):
     checkpoint = train("ptbxl", "cnn", LEADS="II")
-    assert checkpoint["recipe"]["task"] == "multilabel"
+    assert checkpoint["recipe"]["kind"] == "records"
     tasks = checkpoint["header"]["tasks"]
     assert list(tasks) == ["all", "diagnostic", "subdiagnostic", "superdiagnostic", "form",
                            "rhythm"]
@@ -152,7 +161,7 @@ def test_ptbxl_trains_on_one_lead(prepared):
 
 
 def test_mitbih_trains_a_second_net_for_strips(prepared):
-    train(SECOND_NET=True, STRIPS={"mitbih": {"epochs": 2}})
+    train(SECOND_NET=True, RECIPES={"mitbih_strips": {"epochs": 2}})
     home, strips = (stage.load_pth(f"mitbih_mlp{suffix}_model.pth") for suffix in ("", "_strips"))
     assert (home["recipe"]["context_seconds"], strips["recipe"]["context_seconds"]) == (1800, 10)
     assert (len(home["history"]), len(strips["history"])) == (1, 2)
@@ -160,7 +169,6 @@ def test_mitbih_trains_a_second_net_for_strips(prepared):
     outputs = [checkpoint["net_arguments"]["outputs"] for checkpoint in (home, strips)]
     assert outputs == [5, 5 + statements]
     assert np.isfinite(strips["history"][-1]["validation score"])
-    assert (prepared / "mitbih_mlp_strips_training.png").exists()
 
 
 def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypatch):
@@ -175,15 +183,50 @@ def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypat
               R_PEAKS="detected", RECORDS=["101", "119", "203", "208", "223", "231"])
     checkpoint = train(settings={"epochs": 8, "batch_size": 32})
     assert checkpoint["header"]["class_names"] == ["N", "S", "V", "F", "Q", "not a beat"]
-    data = stage.load_dataset("mitbih")
-    checkpoint, net = stage.load_checkpoint(data, "mlp")
-    rows = stage.split_rows(data, checkpoint.recipe)["train"]
-    logits = stage.predict(net, *stage.dataset_inputs(data, checkpoint.recipe), rows,
-                           checkpoint.recipe.crop)
+    data, rows, logits = predict_side("train")
     assert logits.shape == (len(rows), 6)
     no_beat = data.labels[rows] == 5
     called = logits.argmax(dim=1).numpy() == 5
     assert no_beat.mean() > 0.2 and called[no_beat].mean() > called[~no_beat].mean() + 0.5
+
+
+# ---- An own net ----
+
+class Own(stage.Net):
+    """One layer over all samples."""
+
+    def __init__(self, *, channels, samples, width, **shared):
+        super().__init__(width=width, steps=1, **shared)
+        self.maps = torch.nn.Conv1d(channels, width, samples)
+
+
+def own_net(dataset):
+    """-> the constants that add the net."""
+    return {"MODELS": {"own": Own}, "ARCHITECTURES": {dataset: {"own": {"width": 8}}},
+            "RECIPES": {name: {"learning_rate": {"own": 0.01}}
+                        for name in (dataset, f"{dataset}_strips")}}
+
+
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+def test_an_own_net_trains_and_its_checkpoint_loads(prepared, dataset):
+    with changed(stage, **own_net(dataset)):
+        train(dataset, "own", SECOND_NET=True)
+        data = stage.load_dataset(dataset)
+        for strips in (False, True):
+            checkpoint = stage.load_checkpoint(data, "own", strips)
+            logits, _ = stage.predict_rows(checkpoint, data, np.arange(9))
+            assert isinstance(checkpoint.net.nets[0], Own) and torch.isfinite(logits).all()
+
+
+@pytest.mark.parametrize("forgotten, message", [
+    ("MODELS", "MODEL"), ("ARCHITECTURES", "ARCHITECTURES needs an entry for MODEL"),
+    ("RECIPES", "learning_rate in RECIPES needs an entry for MODEL")])
+def test_what_is_forgotten_of_an_own_net_is_named(prepared, forgotten, message):
+    constants = own_net("mitbih")
+    del constants[forgotten]
+    sentence = f"^{message} = 'own': expected one of cnn, lstm, mlp$"
+    with changed(stage, **constants), pytest.raises(SystemExit, match=sentence):
+        train(model="own")
 
 
 # ---- Resume ----
@@ -216,11 +259,8 @@ def test_each_net_of_an_ensemble_sees_as_many_rows_as_there_are(prepared, monkey
         return 0.0
     monkeypatch.setattr(stage, "train_epoch", train_epoch)
     train(settings={"epochs": 2, "batch_size": 32, "ensemble_size": 3})
-    data = stage.load_dataset("mitbih")
-    with changed(stage, DATASET="mitbih", MODEL="mlp"):
-        rows = stage.split_rows(data, stage.choose_recipe(data, {"hold_out": True}))["train"]
-    assert set(sizes) == {3 * 32}
-    assert len(sizes) == 2 * (3 * len(rows) // (3 * 32))
+    _, rows, _ = predict_side("train")
+    assert set(sizes) == {3 * 32} and len(sizes) == 2 * (3 * len(rows) // (3 * 32))
 
 
 @pytest.mark.parametrize("dataset, model, size", [("mitbih", "cnn", 2), ("ptbxl", "mlp", 1)])
@@ -230,7 +270,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, mod
     train_until_killed(2, *arguments, RESUME=True)
     train_until_killed(1, *arguments, RESUME=True)
     resumed = train(*arguments, RESUME=True)
-    assert capsys.readouterr().out.count("goes on after epoch") == 2
+    assert capsys.readouterr().out.count("resuming after epoch") == 2
     assert resumed["history"] == whole["history"]
     assert equal_weights(whole, resumed) and resumed["thresholds"] == whole["thresholds"]
     assert not list(prepared.glob("*_state.pth"))
@@ -238,7 +278,7 @@ def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, mod
 
 def test_a_run_killed_in_its_second_net_keeps_the_first(prepared, capsys):
     constants = {"settings": {"epochs": 2}, "SECOND_NET": True,
-                 "STRIPS": {"mitbih": {"epochs": 2}}}
+                 "RECIPES": {"mitbih_strips": {"epochs": 2}}}
     train(**constants)
     whole = stage.load_pth("mitbih_mlp_strips_model.pth")
     train_until_killed(3, **constants)
@@ -247,7 +287,7 @@ def test_a_run_killed_in_its_second_net_keeps_the_first(prepared, capsys):
     train(**constants, RESUME=True)
     printed = capsys.readouterr().out
     assert printed.count("epoch ") - printed.count("after epoch ") == 1   # one was left
-    assert "goes on after epoch 2" in printed and "goes on after epoch 1" in printed
+    assert "resuming after epoch 2" in printed and "resuming after epoch 1" in printed
     assert (prepared / "mitbih_mlp_model.pth").read_bytes() == first
     assert equal_weights(whole, stage.load_pth("mitbih_mlp_strips_model.pth"))
     assert not list(prepared.glob("*_state.pth"))
@@ -257,13 +297,13 @@ def test_without_resume_a_run_starts_anew(prepared, capsys):
     settings = {"epochs": 2}
     train_until_killed(1, settings=settings)
     resumed = train(settings=settings)
-    assert "goes on" not in capsys.readouterr().out and len(resumed["history"]) == 2
+    assert "resuming" not in capsys.readouterr().out and len(resumed["history"]) == 2
 
 
 @pytest.mark.parametrize("constants, message", [
     ({"SEED": 3}, "seed = 0, now 3"),
     ({"settings": {"epochs": 2, "batch_size": 32}}, "batch_size = 256, now 32"),
-    ({"EXCLUDED_RECORDS": ["101"]}, "sides = .*101.*, now ")])
+    ({"VALIDATION_RECORDS": ["101"]}, "sides = .*101.*, now ")])
 def test_the_state_of_another_configuration_is_refused_with_both_values(
         prepared, constants, message):
     settings = {"epochs": 2}
@@ -282,10 +322,9 @@ def test_the_state_of_another_configuration_is_refused_with_both_values(
 
 def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
     settings = {"epochs": 4, "batch_size": 32, "ensemble_size": 1, "hold_out": True}
-    checkpoint, ranks = two_processes.train(prepared, 2, {
+    checkpoint, ranks = two_processes.launch(prepared, 2, {
         "DATASET": "mitbih", "MODEL": "mlp", "DEVICE": "cpu", "RECIPES": {"mitbih": settings}})
-    data = stage.load_dataset("mitbih")
-    rows = stage.split_rows(data, stage.choose_recipe(data, settings))["train"]
+    _, rows, _ = predict_side("train")
     one, two = (rank["rows"] for rank in ranks)
     assert len(one) == len(two) == len(rows) // 2
     assert not set(one) & set(two) and set(one) | set(two) <= set(rows)
@@ -320,7 +359,7 @@ def test_unknown_choices_are_named(work, monkeypatch, name, value):
     ({"LEADS": []}, r"^\[\] has no names: expected a list of them"),
     ({"settings": {"crop_seconds": 20}}, "crop_seconds makes 2000 samples, a row has 1000"),
     ({"settings": {"learning_rate": {"mlp": 1e30}, "batch_size": 32}},
-     "the training loss is infinite: lower the "),
+     "the training loss is not finite: lower the "),
 ])
 def test_settings_that_cannot_work_stop_with_one_sentence(prepared, constants, message):
     (prepared / "ptbxl_mlp_model.pth").write_bytes(b"of an earlier run")

@@ -1,0 +1,212 @@
+"""model_evaluation.py: what the model looks at, the deletion test, and the pictures."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from examples import NAMES, evaluate, example, score_test_rows
+from matplotlib.figure import Figure
+
+import model_evaluation as stage
+import model_training
+from model_training import Inputs
+
+pytestmark = pytest.mark.usefixtures("few_resamples", "coarse_pictures")
+
+
+# ---- Attributions ----
+
+def test_chosen_examples_are_correct_ones_around_the_median_confidence():
+    first = np.random.default_rng(0).permutation(30) / 100 + 0.6   # the confidence in class a
+    probability = np.stack([first, 1 - first], axis=1)
+    probability[28:] = probability[28:, ::-1]   # called b
+    called = probability > 0.5
+    ranked = np.argsort(first[:28])
+    of_b = 28 + np.argsort(first[28:])
+    for truth, rows, classes in (
+            (np.tile([True, False], (30, 1)), ranked[4:24], [0] * 20),
+            (np.ones((30, 2), bool), [*ranked[4:24], *of_b], [0] * 20 + [1] * 2),
+            (~called, [], [])):
+        scored = example()._replace(names=["a", "b"], truth=truth, called=called,
+                                    probability=probability)
+        chosen = stage.choose_examples(scored)
+        np.testing.assert_array_equal(chosen[0], rows)
+        np.testing.assert_array_equal(chosen[1], classes)
+
+
+@pytest.mark.parametrize("members", [None, np.eye(3)[[0, 0, 1, 2]] > 0])   # two make class 0
+def test_integrated_gradients_add_up_to_the_difference_of_the_logits(members):
+    torch.manual_seed(0)
+    net = model_training.Ensemble(
+        "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem=(5, 2),
+        head={"flatten_width": 0, "hidden_width": 0, "dropout": 0.5}).double().eval()
+    net.normalise_signals.mean += 0.3
+    inputs = Inputs(torch.randn(3, 2, 100).double(), torch.randn(3, 3).double())
+    recipe = SimpleNamespace(crop=60, classes=list("abcd"))
+    scored = example()._replace(net=net, recipe=recipe, members=members)
+    classes = np.array([0, 2, 1])
+    attribution = stage.integrated_gradients(scored, inputs, classes)
+    ends = []
+    for x in (inputs.signals, torch.full_like(inputs.signals, 0.3)):
+        with torch.no_grad():
+            logits = model_training.crop_logits(net, Inputs(x, inputs.features), 60).mean(dim=0)
+        logits = model_training.class_logits(logits, recipe, members)
+        ends.append(logits[np.arange(3), classes])
+    difference = ends[0] - ends[1]
+    missed = attribution.sum(dim=(1, 2)) - difference
+    assert missed.abs().sum() < 0.03 * difference.abs().sum()
+
+
+class Sum(torch.nn.Module):
+    """Logits: the sum of all samples, and 0."""
+    normalise_signals = SimpleNamespace(mean=torch.zeros(1, 1))
+
+    def forward(self, signals, features):
+        x = signals.sum(dim=(1, 2))
+        return torch.stack([x, torch.zeros_like(x)], dim=1)
+
+
+def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
+    """Of this net, it is the input itself: the beat relative to the median beat, its difference."""
+    rng = np.random.default_rng(0)
+    beats = (3 * rng.normal(size=(2, 40)) + rng.normal(size=(9, 2, 40))).astype(np.float32)
+    metadata = np.array([(0, 150 * k) for k in range(9)], [("record", int), ("sample", int)])
+    data = SimpleNamespace(kind="beats", signals=beats, leads=["a", "b"], rate=150,
+                           metadata=metadata)
+    recipe = SimpleNamespace(kind="beats", leads=["a", "b"], rate=150, crop=20,
+                             context_seconds=1800, classes=["x", "y"])
+    scored = example()._replace(net=Sum(), recipe=recipe, data=data, rows=np.arange(8, 0, -1))
+    rows = np.array([4, 0, 6, 2])
+    examples, attribution, deletion = stage.explain(scored, rows, np.zeros(4, int))
+    assert examples.tolist() == [6]   # of four rows from low to high confidence, the third
+    channels = model_training.relative_beats(beats, 20)
+    by_lead = np.abs(channels[:, :2] + channels[:, 2:])[scored.rows[examples]]
+    smooth = (by_lead[..., :-2] + by_lead[..., 1:-1] + by_lead[..., 2:]) / 3   # 0.02 s
+    np.testing.assert_allclose(attribution[..., 1:-1], smooth, atol=1e-6)
+    chance = torch.from_numpy(channels[scored.rows[rows]]).sum(dim=(1, 2)).sigmoid().mean()
+    assert deletion.loc[0].tolist() == pytest.approx([chance.item()] * 2)
+
+
+def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one():
+    class Middle(Sum):
+        """The logit of class 0 is the sum of samples 40 to 60."""
+
+        def forward(self, signals, features):
+            return super().forward(signals[:, :, 40:60], features)
+    recipe = SimpleNamespace(kind="beats", crop=100, classes=["a", "b"])
+    scored = example()._replace(net=Middle(), recipe=recipe)
+    inputs = Inputs(torch.ones(30, 1, 100), torch.zeros(30, 0))
+    good = np.zeros((30, 1, 100))
+    good[:, :, 40:60] = np.linspace(1, 2, 20)
+    classes = np.zeros(30, int)
+    curve = stage.deletion_test(scored, inputs, classes, good)
+    moved = stage.deletion_test(scored, inputs, classes, good, np.random.default_rng(0))
+    expected = torch.sigmoid(torch.tensor([20.0, 10, 0]))   # of what is left
+    np.testing.assert_allclose([curve[share] for share in (0, 0.1, 0.2)], expected, atol=1e-6)
+    assert moved[0] == curve[0] and moved[0.2] > 0.8
+
+
+# ---- ECG paper ----
+
+@pytest.mark.parametrize("size", [1.0, 3.0, -3.0])
+def test_paper_shows_the_whole_trace_and_4_mv_at_least(size):
+    axis = Figure().subplots()
+    voltage = np.full((1, 361), 0.7)   # the baseline is at 0
+    voltage[0, 180] += size
+    stage.draw_ecg(axis, 360, voltage, np.zeros((1, 361)), ["II"], "tall")
+    low, high = axis.get_ylim()
+    assert min(-2, size) - 0.3 < low <= min(-2, size) and max(2, size) <= high < max(2, size) + 0.3
+    assert axis.get_xlim() == (0, 1) and axis.get_aspect() == 0.4   # 0.04 s are as long as 0.1 mV
+    assert (axis.get_title(), axis.texts[0].get_text()) == ("tall", "II")
+
+
+def drawn(draw, scored, row, weight):
+    """-> times, voltages and attributions of the leads that a function draws; names and title."""
+    axis = Figure().subplots()
+    draw(axis, scored, row, weight)
+    lines = [line for line in axis.lines if line.get_linestyle() == "-"]
+    attributions = np.array([band.get_array().ravel() for band in axis.collections])
+    return (lines[0].get_xdata(), np.array([line.get_ydata() for line in lines]), attributions,
+            [text.get_text() for text in axis.texts], axis.get_title())
+
+
+@pytest.mark.parametrize("place", ["first", "middle"])
+def test_a_beat_is_drawn_among_2_5_s_of_its_record(trained, place):
+    trained("mitbih", "mlp")
+    scored = score_test_rows("mitbih")
+    data = scored.data
+    of_record = np.flatnonzero(data.record[scored.rows] == "103")
+    row = of_record[0 if place == "first" else len(of_record) // 2]
+    beat = data.metadata[scored.rows[row]]
+    weight = np.zeros((1, 180))   # the crop that is seen
+    weight[0, 70] = 1   # 20 samples before the R peak
+    times, voltages, attributions, _, title = drawn(stage.draw_beat, scored, row, weight)
+    np.testing.assert_allclose(times, np.arange(901) / 360)
+    assert (beat["sample"] < 450) == (place == "first")
+    lead = stage.record_voltage(data, beat["record"])[:, 0]   # MLII
+    expected = np.pad(lead, 450, mode="edge")[beat["sample"]:][:901]   # flat before the record
+    assert len(voltages) == 1 and np.ptp(voltages[0] - expected) < 1e-6   # on another baseline
+    assert np.flatnonzero(attributions[0]).tolist() == [430 - 1]   # from sample 429 to 430
+    p = scored.probability[row]
+    assert title == (f"record 103, {beat['sample'] / 360:.1f} s: true N, most probable "
+                     f"{NAMES[p.argmax()]} ({p.max():.2f})")
+
+
+def test_a_record_is_drawn_with_all_leads_and_the_attribution_of_those_seen(trained):
+    trained("ptbxl", "mlp", SECOND_NET=False, LEADS=["I", "V3"])
+    scored = score_test_rows("ptbxl")
+    weight = np.zeros((2, 1000))
+    weight[0, 300] = weight[1, 500] = 1
+    _, voltages, attributions, names, title = drawn(stage.draw_record, scored, 5, weight)
+    signals = scored.data.signals[scored.rows[5]]
+    assert np.ptp(voltages - signals, axis=1).max() < 1e-5   # each lead has a level of its own
+    assert np.argwhere(attributions).tolist() == [[0, 299], [8, 499]]   # I and V3
+    assert names == scored.data.leads
+    assert title.startswith(f"record {scored.data.record[scored.rows[5]]}: true ")
+
+
+# ---- The whole script ----
+
+@pytest.mark.usefixtures("few_examples")
+@pytest.mark.parametrize("dataset, model, constants", [
+    ("mitbih", "lstm", {"SPLIT": "random"}),
+    ("ptbxl", "mlp", {"LEADS": ["I", "V3"]}),
+])
+def test_every_output_says_what_it_was_made_from(trained, capsys, dataset, model, constants):
+    trained(dataset, model, SECOND_NET=False, **constants)
+    report = evaluate(dataset, model)
+    printed = capsys.readouterr().out.split("Wrote")[-2]
+    name = f"{dataset}_{model}"
+    for text in (report["title"], printed):
+        assert "SIMULATED" in text
+        assert ("LEAKY" in text) == ("SPLIT" in constants)
+        assert ("annotated beats" in text) == (dataset == "mitbih")
+    for part in ("curves", "explanation", "mistakes"):
+        assert Path(f"{name}_{part}.png").read_bytes()[:4] == b"\x89PNG"
+    tables = report["tables"]
+    assert all(f"\n{heading}\n" in printed for heading in tables)
+    # single beats of a record, as a random split has them, are no record
+    assert not any("EC57" in heading for heading in tables)
+    assert not Path(f"{name}_annotations").exists()
+    methods = {"at its places", "at random places"}
+    assert all(set(row) == methods for row in tables["deletion test"].values())
+
+
+def test_a_model_without_a_correct_call_has_its_tables_and_no_explanation(trained, capsys):
+    def score(*arguments):
+        scored = score_rows(*arguments)
+        return scored._replace(called=np.roll(scored.truth, 1, axis=1))
+    score_rows = stage.score_rows
+    trained("mitbih", "mlp")
+    old = Path("mitbih_mlp_explanation.png")
+    old.write_bytes(b"of an earlier run")
+    tables = evaluate("mitbih", "mlp", score_rows=score)["tables"]
+    assert not old.exists()
+    printed = capsys.readouterr().out
+    assert ("\nNo test row is called correctly, so there is no explanation.png\nWrote mitbih_mlp_ "
+            "metrics.json, predictions.csv, curves.png, mistakes.png\n") in printed
+    assert tables["all classes"]["accuracy"]["value"] == 0 and "deletion test" not in tables
+    for part in ("curves", "mistakes"):
+        assert Path(f"mitbih_mlp_{part}.png").read_bytes()[:4] == b"\x89PNG"

@@ -1,0 +1,391 @@
+"""cross_dataset_validation.py: strips with known labels, their scores, thresholds and metrics."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import simulate
+import torch
+import wfdb
+from conftest import MITBIH
+from examples import cross, values
+from harness import preprocess
+from scipy.special import expit
+from sklearn import metrics as sk
+
+import cross_dataset_validation as stage
+import model_training
+import preprocess_mitbih
+
+pytestmark = pytest.mark.usefixtures("few_resamples")
+TWELVE = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
+SIDES = ("in-domain", "cross-domain")
+
+
+# ---- Labels of strips ----
+
+def test_mitbih_strips_are_labelled_by_their_beats(prepared):
+    data = preprocess_mitbih.load_dataset("mitbih")
+    strips = stage.mitbih_strips(data, ["102", "119", "232"])   # another lead stands in in 102
+    assert strips.signals.shape == (12, 2, 3600)
+    assert strips.place["record"].tolist() == ["102"] * 4 + ["119"] * 4 + ["232"] * 4
+    assert strips.place["sample"].tolist() == 3 * [0, 3600, 7200, 10800]
+    marks_of = {"PVC": "VEr", "PAC": "AaJS", "CLBBB": "L", "CRBBB": "R", "PACE": "/f"}
+    for k, strip in strips.place.iterrows():
+        in_strip = (data.record == strip["record"]) & (
+            data.metadata["sample"] // 3600 * 3600 == strip["sample"])
+        beats = data.metadata[in_strip]
+        for name, symbols in marks_of.items():
+            has = np.isin(beats["symbol"], list(symbols)) | (
+                (name == "PACE") & (beats["rhythm"] == "(P"))
+            expected = np.nan if name == "PAC" and has.mean() > 0.5 else float(has.any())
+            np.testing.assert_equal(strips.truth.loc[k, name], expected)
+        np.testing.assert_array_equal(strips.peaks[k] + strip["sample"], beats["sample"])
+        peak = strips.peaks[k][2]
+        row = np.flatnonzero(in_strip)[2]
+        np.testing.assert_array_equal(strips.signals[k, :, peak - 180:peak + 180],
+                                      data.signals[row])
+
+
+def write_pulses(seconds):
+    """Writes record p, without marks -> positions of its R peaks."""
+    Path(MITBIH).mkdir()
+    peaks = np.arange(200, seconds * 360 - 200, 300)
+    simulate.write_record(MITBIH, "p", simulate.pulse_ecg(peaks, seconds * 360, 360), 360)
+    return peaks
+
+
+def test_a_strip_is_normal_where_every_beat_and_the_rhythm_are(work):
+    """20 s of each rhythm; the third one has a ventricular beat."""
+    peaks = write_pulses(80)
+    symbols = np.where(peaks == peaks[60], "V", "N")
+    marks = sorted([*((int(peak), symbol, "") for peak, symbol in zip(peaks, symbols)),
+                    *((20 * 360 * k + 1, "+", rhythm) for k, rhythm in
+                      enumerate(["(N", "(AFIB", "(N", "(NOD"]))])
+    sample, symbol, aux = zip(*marks)
+    wfdb.wrann("p", "atr", np.array(sample), list(symbol), aux_note=list(aux), write_dir=MITBIH)
+    data = preprocess("own", LEADS=["MLII"])
+    truth = stage.mitbih_strips(data, ["p"]).truth
+    assert truth["PVC"].tolist() == [0, 0, 0, 0, 0, 1, 0, 0]
+    assert truth["AFIB"].tolist() == [0, 0, 1, 1, 0, 0, 0, 0]
+    assert truth["abnormal"].tolist() == [0, 0, 1, 1, 0, 1, 1, 1]
+    shared = [0, 0, 1, 1, 0, 1, np.nan, np.nan]   # PTB-XL has no nodal rhythm
+    np.testing.assert_array_equal(truth[stage.ABNORMAL_SHARED], shared)
+
+
+def test_a_false_detection_leaves_a_strip_normal(work):
+    """Marks are left out of the second 10 s: what is detected there has no annotated beat."""
+    peaks = write_pulses(30)
+    marked = peaks[(peaks < 3700) | (peaks > 7000)]
+    simulate.write_marks(MITBIH, "p", marked, ["N"] * len(marked))
+    data = preprocess("own", LEADS=["MLII"], R_PEAKS="detected")
+    assert (data.metadata["symbol"] == "").any()
+    assert not stage.mitbih_strips(data, ["p"]).truth["abnormal"].any()
+
+
+def test_a_strip_without_a_beat_or_without_10_s_is_left_out(prepared):
+    data = preprocess_mitbih.load_dataset("mitbih")
+    kept = (data.record != "100") | (data.metadata["sample"] // 3600 != 2)
+    data.metadata, data.record = data.metadata[kept], data.record[kept]
+    names = [record["name"] for record in data.header.records]
+    data.header.records[names.index("119")]["samples"] = 4 * 3600 - 1
+    strips = stage.mitbih_strips(data, ["100", "119"])
+    assert strips.place["record"].tolist() == ["100"] * 3 + ["119"] * 3
+    assert strips.place["sample"].tolist() == [0, 3600, 10800, 0, 3600, 7200]
+    assert len(strips.signals) == len(strips.truth) == 6
+
+
+def test_ptbxl_strips_are_labelled_by_superclasses_and_statements(prepared):
+    data = preprocess_mitbih.load_dataset("ptbxl")
+    strips = stage.ptbxl_strips(data, [9, 10])
+    rows = data.metadata[np.isin(data.metadata["fold"], [9, 10])]
+    assert strips.place["record"].tolist() == rows["record"].tolist()
+    for k, row in enumerate(rows):
+        assert strips.peaks[k].tolist() == [peak for peak in row["beats"] if peak >= 0]
+        superclasses = {name for name, has in zip(data.header.class_names, row["superclasses"])
+                        if has}
+        statements = {name for name, value in zip(data.header.statement_names, row["statements"])
+                      if value >= 0}
+        truth = {name: name in statements for name in data.header.statement_names}
+        truth |= {"AFIB": not statements.isdisjoint(["AFIB", "AFLT"]), "SVTAC": np.nan}   # no name
+        abnormal = superclasses != {"NORM"} if superclasses else np.nan
+        shared = any(truth[name] for name in stage.SHARED_STATEMENTS
+                     if name in {*statements, "AFIB"})
+        shared = shared if shared or superclasses == {"NORM"} else np.nan
+        truth = {"abnormal": abnormal, stage.ABNORMAL_SHARED: shared} | truth
+        del truth["NORM"]
+        pd.testing.assert_series_equal(strips.truth.loc[k], pd.Series(truth, dtype=float),
+                                       check_names=False)
+    asked = ["PVC", "PAC", "CLBBB", "CRBBB", "PACE", stage.ABNORMAL_SHARED]
+    assert strips.truth[asked].any().all()
+
+
+def test_the_shared_labels_are_what_mitbih_annotates_but_norm():
+    assert {"NORM", *stage.SHARED_STATEMENTS} == set(preprocess_mitbih.STATEMENTS)
+
+
+@pytest.mark.parametrize("available, wanted, columns", [
+    (TWELVE, ["MLII", "V1"], [1, 6]), (["V5", "MLII"], ["II"], [1]), (["ECG1"], ["MLII"], [0]),
+    (["MLII"], TWELVE, [None, 0, *[None] * 10]), (TWELVE, TWELVE, list(range(12))),
+    (["aVR", "lead ii"], ["MLII"], [1]), (["ECG"], ["MLII", "V1"], [0, None]),
+    (["MLII", "V1"], ["II", "V5"], [0, None])])
+def test_leads_are_matched_by_name_and_a_missing_one_is_0(available, wanted, columns):
+    signals = np.random.default_rng(0).normal(size=(3, len(available), 50)).astype(np.float32)
+    picked = model_training.pick_leads(signals, available, wanted)
+    for lead, column in zip(picked.swapaxes(0, 1), columns):
+        np.testing.assert_array_equal(lead, 0 if column is None else signals[:, column])
+    pairs = [f"{available[column]} as {name}" for name, column in zip(wanted, columns)
+             if column is not None]
+    sentence = stage.lead_note(SimpleNamespace(leads=available), SimpleNamespace(leads=wanted))
+    assert sentence == f"leads: {', '.join(pairs)}"
+
+
+def test_other_leads_are_refused_with_one_sentence():
+    with pytest.raises(SystemExit) as error:
+        model_training.pick_leads(np.zeros((1, 2, 9)), ["MLII", "V5"], ["V2", "V3"])
+    assert str(error.value) == ("the model needs one of the leads V2, V3, but the other database "
+                                "has MLII, V5: choose other LEADS")
+
+
+def test_strips_of_another_rate_give_the_model_the_same_inputs(trained):
+    trained("mitbih", "mlp")
+    data = preprocess_mitbih.load_dataset("mitbih")
+    recipe = model_training.load_checkpoint(data, "mlp", strips=True).recipe
+    strips = stage.mitbih_strips(data, ["100", "103"])
+    strips.peaks = [peaks // 18 * 18 for peaks in strips.peaks]   # whole samples at 100 Hz, too
+    expected, number = model_training.make_inputs(strips, np.arange(8), recipe)
+    strips.signals = preprocess_mitbih.resample(strips.signals, 360, 100)
+    strips.peaks = [peaks // 18 * 5 for peaks in strips.peaks]
+    strips.rate = 100
+    inputs, again = model_training.make_inputs(strips, np.arange(8), recipe)
+    np.testing.assert_array_equal(again, number)
+    assert np.corrcoef(inputs.signals.ravel(), expected.signals.ravel())[0, 1] > 0.99
+
+
+# ---- Scores ----
+
+def model_and_strips(trained, source):
+    """-> checkpoint of the mlp for strips, and some strips of its own database."""
+    trained(source, "mlp")
+    data = preprocess_mitbih.load_dataset(source)
+    checkpoint = stage.load_checkpoint(data, "mlp", strips=True)
+    if source == "mitbih":
+        return checkpoint, stage.mitbih_strips(data, ["100", "119", "232"])
+    return checkpoint, stage.ptbxl_strips(data, [10])
+
+
+@pytest.mark.parametrize("source, note", [
+    ("mitbih", "leads: MLII as MLII, V1 as V1; 360 to 360 Hz; annotated beats in 12 of 12"),
+    ("ptbxl", "leads: II as II, V1 as V1; 100 to 100 Hz; beats found in all leads in 31 of 31")])
+def test_a_strips_score_is_the_mean_or_the_largest_log_odds_of_its_beats_or_crops(
+        trained, source, note):
+    checkpoint, strips = model_and_strips(trained, source)
+    result = stage.score_strips(checkpoint, strips)
+    rows = np.arange(len(strips.truth))
+    inputs, number = model_training.make_inputs(strips, rows, checkpoint.recipe)
+    crop = checkpoint.recipe.crop
+    starts = range(0, inputs.signals.shape[2] - crop + 1, crop // 2)
+    assert len(starts) == (1 if source == "mitbih" else 3)   # a beat, 10 s in crops of 5 s
+    with torch.no_grad():
+        logits = np.stack([checkpoint.net(inputs.signals[:, :, start:start + crop], inputs.features)
+                           for start in starts])
+    names = checkpoint.header.statement_names   # the last outputs
+    for row in rows:
+        odds = logits[:, number == row, -len(names):].reshape(-1, len(names))
+        odds = pd.DataFrame(odds, columns=names)
+        expected = odds.drop(columns="NORM").mean()
+        expected["abnormal"] = -odds["NORM"].mean()
+        expected[["PVC", "PAC"]] = odds[["PVC", "PAC"]].max()
+        assert set(result.scores) == {*expected.index, "SVTAC", stage.ABNORMAL_SHARED}
+        np.testing.assert_allclose(
+            result.scores.loc[row, expected.index], expected, rtol=1e-4, atol=1e-5)
+    assert result.note == f"{note} pieces of 10 s"
+
+
+def test_scores_do_not_depend_on_other_strips_and_a_strip_without_beats_has_none(trained):
+    checkpoint, strips = model_and_strips(trained, "mitbih")
+    whole = stage.score_strips(checkpoint, strips)
+    strips.peaks[3] = strips.peaks[3][:0]
+    fewer = stage.score_strips(checkpoint, strips)
+    assert fewer.note.endswith("; annotated beats in 11 of 12 pieces of 10 s")
+    pd.testing.assert_frame_equal(fewer.truth, whole.truth.drop(3).reset_index(drop=True))
+    pd.testing.assert_frame_equal(fewer.place, whole.place.drop(3).reset_index(drop=True))
+    np.testing.assert_allclose(fewer.scores, whole.scores.drop(3), atol=1e-5)
+    strips.peaks = [peaks[:0] for peaks in strips.peaks]
+    with pytest.raises(SystemExit, match="^no beat was found in 12 strips$"):
+        stage.score_strips(checkpoint, strips)
+
+
+def test_records_shorter_than_a_strip_are_refused_with_one_sentence(trained):
+    trained("ptbxl", "mlp")
+    simulate.write_mitbih("short", records=("101", "102"), seconds=8)
+    preprocess("own", DATA_DIR="short", RECORDS=["101"])
+    with pytest.raises(SystemExit, match="^there is no piece of 10 s to score"):
+        cross("ptbxl", "own", "mlp")
+
+
+def test_pieces_of_a_record_have_one_score_the_largest(trained):
+    checkpoint, strips = model_and_strips(trained, "ptbxl")
+    single = stage.score_strips(checkpoint, strips)
+    names = strips.place["record"].copy()
+    names[1::2] = names[::2].to_numpy()[:len(names[1::2])]
+    strips.place["record"] = names
+    result = stage.score_strips(checkpoint, strips)
+    for table, pieces in ((result.scores, single.scores), (result.truth, single.truth)):
+        expected = pieces.groupby(names, sort=False).max().reset_index(drop=True)
+        pd.testing.assert_frame_equal(table, expected)
+    assert result.place["record"].tolist() == names.unique().tolist()
+
+
+def test_merged_and_shared_statements_take_the_larger_score_and_that_of_any():
+    logits = pd.DataFrame({"NORM": [2.0, -1], "PVC": [-3.0, 1], "AFIB": [-2.0, -4], "MI": [9, 9.0],
+                           "AFLT": [-5.0, -1], "PAC": -5.0})
+    scores = stage.answers(logits.groupby([0, 1]))
+    assert scores["AFIB"].tolist() == [-2, -1] and scores["abnormal"].tolist() == [-2, 1]
+    chance = 1 - (1 - expit(logits["PVC"])) * (1 - expit(scores["AFIB"])) * (1 - expit(-5))
+    np.testing.assert_allclose(
+        scores[stage.ABNORMAL_SHARED], np.log(chance / (1 - chance)), rtol=1e-6)
+
+
+def example_result():
+    """500 strips of 167 patients, with ties and unknown answers."""
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame({"abnormal": rng.random(500) < 0.4, "PVC": rng.random(500) < 0.2})
+    scores = (truth + rng.normal(size=(500, 2))).round(1)
+    truth = truth.astype(float).mask(rng.random((500, 2)) < 0.1)
+    place = pd.DataFrame({"patient": np.arange(500) // 3})
+    return stage.Result(truth, scores, place, "", 0.6)
+
+
+def test_strip_metrics_equal_scikit_learn():
+    result = example_result()
+    weights = np.random.default_rng(1).integers(0, 4, (2, 500))
+    weights[0] = 1
+    table = stage.strip_metrics(result, weights)
+    for k in range(2):
+        rows = np.repeat(np.arange(500), weights[k])
+        pvc = rows[result.truth["PVC"].notna().to_numpy()[rows]]
+        rows = rows[result.truth["abnormal"].notna().to_numpy()[rows]]
+        truth = result.truth["abnormal"].to_numpy()[rows] == 1
+        called = result.scores["abnormal"].to_numpy()[rows] >= 0.6
+        expected = {
+            "AUC, abnormal": sk.roc_auc_score(truth, result.scores["abnormal"][rows]),
+            "AUC, PVC": sk.roc_auc_score(result.truth["PVC"][pvc], result.scores["PVC"][pvc]),
+            "balanced accuracy": sk.balanced_accuracy_score(truth, called),
+            "sensitivity": sk.recall_score(truth, called),
+            "specificity": sk.recall_score(~truth, ~called),
+        }
+        assert {metric: row[k] for metric, row in table.items()} == pytest.approx(
+            expected, abs=1e-12)
+
+
+def test_few_patients_have_a_metric_and_no_interval():
+    home = example_result()
+    away = home._replace(truth=home.truth.copy())
+    rare = away.place["patient"] < stage.MIN_PATIENTS - 1
+    away.truth["PVC"] = (rare & (away.truth["PVC"] == 1)).astype(float)
+    away.truth.loc[0, "PVC"] = 1.0
+    tables = stage.cross_tables(dict(zip(SIDES, (home, away))))
+    assert tables["in-domain"].notna().all(axis=None)
+    assert tables["cross-domain"].loc["AUC, PVC"].isna().tolist() == [False, True, True]
+    assert tables["cross-domain"].drop("AUC, PVC").notna().all(axis=None)
+    abnormal = home.truth["abnormal"]
+    patients = home.place["patient"][abnormal == 1].nunique()
+    assert tables["rows"].loc["abnormal"].tolist() == 2 * [
+        abnormal.count(), abnormal.sum(), patients]
+
+
+def validation_of(truth, scores):
+    return stage.Result(pd.DataFrame({"abnormal": truth}), pd.DataFrame({"abnormal": scores}),
+                        None, "")
+
+
+def test_validation_strips_set_the_threshold():
+    rng = np.random.default_rng(0)
+    score = rng.normal(size=20_000)
+    truth = pd.Series(rng.random(20_000) < expit(2 * score - 1), dtype=float)
+    known = rng.random(20_000) < 0.9
+    called = score[known] >= stage.choose_threshold(validation_of(truth.where(known), score))
+    best = max(sk.balanced_accuracy_score(truth[known], score[known] >= cut)
+               for cut in np.quantile(score, np.linspace(0.02, 0.98, 49)))
+    assert sk.balanced_accuracy_score(truth[known], called) >= best
+
+
+@pytest.mark.parametrize("truth", [[0.0, 0, np.nan], [1.0, 1, 1], [np.nan] * 3])
+def test_validation_strips_of_one_kind_are_refused(truth):
+    with pytest.raises(SystemExit, match="validation strips are all normal or all abnormal"):
+        stage.choose_threshold(validation_of(truth, [0.0, 1, 2]))
+
+
+def test_validation_records_of_the_source_alone_set_the_threshold(trained):
+    def choose(validation):
+        assert set(validation.place["record"]) == set(model_training.VALIDATION_RECORDS)
+        return np.inf
+    trained("mitbih", "mlp")
+    _, table = cross("mitbih", "ptbxl", "mlp", choose_threshold=choose)
+    assert not table["called"].any()
+
+
+# ---- The whole script ----
+
+@pytest.mark.parametrize("source, target, model, constants", [
+    ("mitbih", "ptbxl", "lstm", {}),
+    ("mitbih", "ptbxl", "mlp", {}),
+    ("ptbxl", "mitbih", "mlp", {}),
+    ("ptbxl", "mitbih", "mlp", {"LEADS": ["II"]}),
+])
+def test_the_saved_scores_repeat_the_metrics(trained, capsys, source, target, model, constants):
+    trained(source, model, **constants)
+    capsys.readouterr()
+    report, table = cross(source, target, model)
+    printed = capsys.readouterr().out
+    for side in SIDES:
+        of_side = table[table["side"] == side]
+        assert of_side.notna().any().all()   # both sides have the same questions
+        metrics = values(report, side)
+        for name in table.filter(like=" truth").columns.str.removesuffix(" truth"):
+            asked = of_side[of_side[f"{name} truth"].notna()]
+            truth = asked[f"{name} truth"] == 1
+            assert side == "in-domain" or name == "abnormal" or truth.any()
+            auc = None
+            if truth.nunique() == 2:
+                auc = pytest.approx(sk.roc_auc_score(truth, asked[f"{name} score"]), abs=1e-6)
+            assert metrics[f"AUC, {name}"] == auc
+        known = of_side[of_side["abnormal truth"].notna()]
+        assert len(known) == report["tables"]["rows"]["abnormal"][f"{side}, rows"] > 20
+        truth = known["abnormal truth"] == 1
+        called = known["called"]
+        assert [metrics["sensitivity"], metrics["balanced accuracy"]] == pytest.approx([
+            sk.recall_score(truth, called), sk.balanced_accuracy_score(truth, called)])
+        score = known["abnormal score"].groupby(called)   # one threshold
+        assert called.nunique() == 1 or score.max()[False] < score.min()[True]
+        assert f"\n{side}\n" in printed and f"\n{side}: {report['notes'][side]}\n" in printed
+    ecgs = table[table["side"] == SIDES[target == "ptbxl"]]["record"]
+    metadata = np.load("ptbxl_metadata.npy")
+    assert ecgs.tolist() == metadata["record"][metadata["fold"] == 10].tolist()
+    title = f"{model} trained on {source}, tested on {target}. SIMULATED DATA: no score is a result"
+    assert report["title"] == title and f"{title}\n" in printed
+
+
+@pytest.mark.parametrize("source, target, split, warning", [
+    ("mitbih", "ptbxl", "all", "SIMULATED"), ("ptbxl", "mitbih", "random", "LEAKY")])
+def test_a_model_that_trained_on_all_patients_has_no_metrics_in_its_own_domain(
+        trained, source, target, split, warning):
+    trained(source, "mlp", SPLIT=split)
+    report, table = cross(source, target, "mlp")
+    assert warning in report["title"]
+    assert set(table["side"]) == {"cross-domain"} and "in-domain" not in report["tables"]
+    assert "AUC, abnormal" in report["tables"]["cross-domain"]
+
+
+def test_a_simulated_target_of_a_real_source_is_named(trained):
+    def load(data, model, strips):
+        loaded = model_training.load_checkpoint(data, model, strips)
+        data.header.simulated = False
+        return loaded
+    trained("mitbih", "mlp")
+    report, _ = cross("mitbih", "ptbxl", "mlp", load_checkpoint=load)
+    assert report["title"] == ("mlp trained on mitbih, tested on ptbxl. "
+                               "SIMULATED DATA in ptbxl: no score is a result")
