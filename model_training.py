@@ -520,10 +520,11 @@ def predict(net, inputs, crop):
 def predict_rows(checkpoint, data, rows):
     """Checkpoint, dataset or strips, (n,) rows -> (crops, m, outputs) logits, (m,) row of each.
 
-    Records and strips go part by part, so that memory stays flat.
+    Part by part, so that memory stays flat.
     """
     recipe = checkpoint.recipe
-    parts = [rows] if data.kind == "beats" else np.array_split(rows, len(rows) // 2500 + 1)
+    size = {"beats": 50_000, "records": 2_500}[data.kind]
+    parts = np.array_split(rows, len(rows) // size + 1)
     logits, numbers = [], []
     for part in parts:
         inputs, number = make_inputs(data, part, recipe)
