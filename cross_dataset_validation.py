@@ -250,7 +250,7 @@ def cross_tables(results):
 
 
 def scores_table(results):
-    """Dict of side -> Result -> table with one row per strip or beat: place, truth, scores."""
+    """Dict of side -> Result -> table with one row per strip: place, truth, scores."""
     tables = []
     for side, result in results.items():
         table = result.place.assign(
