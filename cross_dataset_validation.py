@@ -21,7 +21,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from scipy.special import expit
-from sklearn.metrics import roc_curve
 
 from model_evaluation import (
     Predictions,
@@ -44,6 +43,7 @@ from model_training import (
     choose_sides,
     load_checkpoint,
     log_odds,
+    pick_leads,
     predict_rows,
     probabilities,
     split_rows,
@@ -51,6 +51,7 @@ from model_training import (
 )
 from preprocess_mitbih import (
     check_choice,
+    detect_beats,
     lead_columns,
     load_dataset,
     new_files,
@@ -64,15 +65,16 @@ MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
 MERGED_STATEMENTS = {"AFIB": "AFLT", "SVTAC": "PSVT"}   # MIT-BIH's AFIB is either one in PTB-XL
 SCORED_BY_MAXIMUM = ["PVC", "PAC"]   # a single beat shows them; other scores are means
-ABNORMAL_SHARED = "abnormal (shared labels)"   # any of SHARED_STATEMENTS
+ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS
 SHARED_STATEMENTS = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC SBRAD BIGU TRIGU 2AVB WPW".split()
-MIN_PATIENTS = 5          # with a positive row; fewer have no interval
+EARLY_PAC = "PAC against a slower rhythm"   # strips with mostly premature beats have no answer
+MIN_PATIENTS = 5          # with a positive strip; fewer have no interval
 
 
 # ---- Strips of both databases ----
 
-def mitbih_strips(data, records):
-    """Dataset of beats, record names -> strips of 10 s with a beat, labelled by their beats.
+def mitbih_strips(data, records, leads):
+    """Dataset of beats, record names, leads -> strips of 10 s with a beat, labelled by their beats.
 
     signals (n, leads, samples) float32 mV; peaks: n arrays; truth: table of questions, NaN if a
     strip has no answer; place: table of record, sample, patient.
@@ -81,46 +83,58 @@ def mitbih_strips(data, records):
     length = 10 * data.rate
     of_record = pd.DataFrame(header.records)
     beats = pd.DataFrame(data.metadata["statements"] >= 0, columns=header.statement_names)
-    beats["normal"] = (np.isin(data.metadata["symbol"], ["N", ""])
-                       & np.isin(data.metadata["rhythm"], ["(N", ""]))
+    # a detected beat without an annotated one is taken as normal
+    beats["normal"] = beats["NORM"] | (data.metadata["symbol"] == "")
     beats["number"] = data.metadata["record"]
     beats["start"] = data.metadata["sample"] // length * length
-    beats["peak"] = data.metadata["sample"] % length
     complete = beats["start"] + length <= of_record["samples"].to_numpy()[beats["number"]]
     strips = beats[complete & np.isin(data.record, records)].groupby(["number", "start"])
     shares = strips.mean().reset_index()
     signals = [record_voltage(data, number)[start:start + length].T
                for number, start in zip(shares["number"], shares["start"])]
     truth = (shares[header.statement_names] > 0).astype(float)
-    # with mostly premature beats there is no rhythm to compare with
-    truth["PAC"] = truth["PAC"].where(shares["PAC"] <= 0.5)
+    truth[EARLY_PAC] = truth["PAC"].where(shares["PAC"] <= 0.5)
     place = of_record[["name", "patient"]].iloc[shares["number"]].reset_index(drop=True)
-    return SimpleNamespace(
-        kind="records", signals=np.array(signals), rate=data.rate, leads=data.leads,
-        peaks=[peaks.to_numpy() for _, peaks in strips["peak"]],
-        truth=with_abnormal(truth, shares["normal"] < 1),
-        place=place.rename(columns={"name": "record"}).assign(sample=shares["start"]),
-        note=f"{header.r_peaks} beats")
+    return make_strips(
+        data, leads, np.array(signals),
+        truth=with_abnormal(truth, shares["normal"] == 1),
+        place=place.rename(columns={"name": "record"}).assign(sample=shares["start"]))
 
 
-def ptbxl_strips(data, folds):
-    """12-lead database, folds -> its pieces of 10 s, labelled by superclasses and statements."""
+def ptbxl_strips(data, folds, leads):
+    """12-lead database, folds, leads -> its pieces of 10 s, labelled by their statements."""
     header = data.header
     rows = np.flatnonzero(np.isin(data.metadata["fold"], folds))
     superclasses = data.metadata["superclasses"][rows] == 1
     truth = pd.DataFrame(data.metadata["statements"][rows] >= 0, columns=header.statement_names,
                          dtype=float)
+    truth[EARLY_PAC] = truth["PAC"]
     merge_statements(truth)
     only_normal = superclasses[:, 0] & (superclasses.sum(axis=1) == 1)   # NORM is the first
-    known = superclasses.any(axis=1) | (data.name != "ptbxl") & truth.any(axis=1)
-    abnormal = pd.Series(~only_normal).where(known)
+    place = {"record": data.record[rows], "sample": 0, "patient": data.patient[rows]}
+    return make_strips(
+        data, leads, data.signals[rows],
+        truth=with_abnormal(truth, only_normal),
+        place=pd.DataFrame(place))
+
+
+def lead_note(available, wanted):
+    """Names of the leads of data, of those of a model -> sentence: what the model sees."""
+    columns = lead_columns(available, wanted) or {0: 0}
+    pairs = [f"{available[column]} as {wanted[index]}" for index, column in columns.items()]
+    return f"leads: {', '.join(pairs)}"
+
+
+def make_strips(data, leads, signals, truth, place):
+    """Dataset, leads to keep, (n, leads of the dataset, samples) mV, two tables -> strips.
+
+    So both databases have the same leads, and beats found by the same detector in the first one.
+    """
+    signals = pick_leads(signals, data.leads, leads)
     return SimpleNamespace(
-        kind="records", signals=data.signals[rows], rate=data.rate, leads=data.leads,
-        peaks=[data.peaks[row] for row in rows],
-        truth=with_abnormal(truth, abnormal),
-        place=pd.DataFrame(
-            {"record": data.record[rows], "sample": 0, "patient": data.patient[rows]}),
-        note="beats found in all leads")
+        kind="records", signals=signals, rate=data.rate, leads=leads, truth=truth, place=place,
+        peaks=[detect_beats(signal[:1], data.rate) for signal in signals],
+        note=lead_note(data.leads, leads))
 
 
 def merge_statements(table):
@@ -129,17 +143,15 @@ def merge_statements(table):
         table[name] = table.filter([name, other]).max(axis=1)
 
 
-def with_abnormal(truth, abnormal):
-    """Tables of statements and of abnormal (n,) -> the questions of a strip.
+def with_abnormal(truth, normal):
+    """Table of statements, mask of the normal strips -> the questions.
 
-    ABNORMAL_SHARED has no answer for strips that are abnormal by what one database alone labels,
-    such as infarction.
+    ABNORMAL has no answer for strips that are abnormal by what one database alone labels, such as
+    infarction.
     """
-    has_shared = truth.filter(SHARED_STATEMENTS).any(axis=1)
-    shared = has_shared.astype(float).where(has_shared | (abnormal == 0))
+    abnormal = truth.filter(SHARED_STATEMENTS).any(axis=1)
     truth = truth.drop(columns="NORM", errors="ignore")
-    truth.insert(0, "abnormal", abnormal.astype(float))
-    truth.insert(1, ABNORMAL_SHARED, shared)
+    truth.insert(0, ABNORMAL, abnormal.astype(float).where(abnormal | normal))
     return truth
 
 
@@ -151,7 +163,6 @@ class Result(NamedTuple):
     scores: pd.DataFrame   # the same columns: log odds
     place: pd.DataFrame    # record, sample, patient
     note: str              # leads, sampling rate, beats
-    threshold: float = 0   # of "abnormal"
 
 
 def score_strips(checkpoint, strips):
@@ -173,14 +184,14 @@ def score_strips(checkpoint, strips):
         truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
         scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
         place=place.drop_duplicates(["record", "sample"], ignore_index=True),
-        note=f"{lead_note(strips, recipe)}; {strips.rate} to {recipe.rate} Hz; {strips.note} in "
+        note=f"{strips.note}; {strips.rate} to {recipe.rate} Hz; beats found in "
              f"{len(scores):,} of {count:,} pieces of 10 s")
 
 
-def score_side(checkpoint, data, side):
-    """Checkpoint, dataset, its records (beats) or folds (records) -> Result of their strips."""
+def score_side(checkpoint, data, side, leads):
+    """Checkpoint, dataset, its records (beats) or folds (records), leads -> Result."""
     cut_strips = {"beats": mitbih_strips, "records": ptbxl_strips}[data.kind]
-    return score_strips(checkpoint, cut_strips(data, side))
+    return score_strips(checkpoint, cut_strips(data, side, leads))
 
 
 def answers(logits):
@@ -189,74 +200,73 @@ def answers(logits):
     scores[SCORED_BY_MAXIMUM] = logits[SCORED_BY_MAXIMUM].max()
     merge_statements(scores)
     none = expit(-scores.filter(SHARED_STATEMENTS)).prod(axis=1)
-    scores.insert(0, "abnormal", -scores.pop("NORM"))
-    scores.insert(1, ABNORMAL_SHARED, -log_odds(none))
+    scores.insert(0, ABNORMAL, -log_odds(none))
+    scores[EARLY_PAC] = scores["PAC"]
     return scores
-
-
-def lead_note(data, recipe):
-    """Dataset or strips, settings of a model -> sentence: which leads it sees."""
-    columns = lead_columns(data.leads, recipe.leads) or {0: 0}
-    pairs = [f"{data.leads[column]} as {recipe.leads[index]}" for index, column in columns.items()]
-    return f"leads: {', '.join(pairs)}"
 
 
 # ---- Metrics ----
 
-def choose_threshold(validation):
-    """Result of the source's validation strips -> threshold of the best balanced accuracy."""
-    truth = validation.truth["abnormal"].dropna()
-    if truth.nunique() < 2:
-        raise SystemExit("validation strips are all normal or all abnormal: preprocess all records")
-    false_positive, true_positive, cuts = roc_curve(
-        truth, validation.scores["abnormal"][truth.index])
-    return cuts[np.argmax(true_positive - false_positive)]
+def choose_thresholds(validation, names):
+    """Result of strips of the source, names of questions -> their thresholds.
+
+    The specificity is 0.9 there. Strips that are abnormal otherwise weigh as much as the others,
+    because another database has another share of them.
+    """
+    thresholds = {}
+    for name in names:
+        negative = validation.truth[name] == 0
+        abnormal = validation.truth.loc[negative, ABNORMAL] == 1
+        if not negative.any():
+            raise SystemExit(f"no strip of the source is without {name}: preprocess all records")
+        weights = 1 / abnormal.map(abnormal.value_counts())
+        thresholds[name] = np.quantile(
+            validation.scores.loc[negative, name], 0.9, weights=weights, method="inverted_cdf")
+    return pd.Series(thresholds)
 
 
-def strip_metrics(result, weights):
-    """Result, (b, n) weights -> dict of (b,) metrics: AUC of each question, those of abnormal."""
-    known = result.truth.notna().to_numpy()
-    truth = result.truth.to_numpy() == 1
-    auc = {f"AUC, {name}": area_under_curve(truth[:, k], result.scores[name].to_numpy(),
-                                            weights * known[:, k])
-           for k, name in enumerate(result.truth)}
-    abnormal = truth[:, 0]
-    called = (result.scores["abnormal"] >= result.threshold).to_numpy()
-    weights = weights * known[:, 0]
-    sensitivity = ratio(weights @ (abnormal & called), weights @ abnormal)
-    specificity = ratio(weights @ ~(abnormal | called), weights @ ~abnormal)
-    return auc | {
-        "balanced accuracy": (sensitivity + specificity) / 2,
-        "sensitivity": sensitivity,
-        "specificity": specificity,
-    }
+def strip_metrics(result, called, weights):
+    """Result, table of calls, (b, n) weights -> dict of (question, metric) -> (b,) values."""
+    table = {}
+    for name, truth in result.truth.items():
+        known = weights * truth.notna().to_numpy()
+        positive = (truth == 1).to_numpy()
+        of_question = called[name].to_numpy()
+        sensitivity = ratio(known @ (positive & of_question), known @ positive)
+        specificity = ratio(known @ ~(positive | of_question), known @ ~positive)
+        table |= {
+            (name, "AUC"): area_under_curve(positive, result.scores[name].to_numpy(), known),
+            (name, "sensitivity"): sensitivity,
+            (name, "specificity"): specificity,
+            (name, "balanced accuracy"): (sensitivity + specificity) / 2,
+        }
+    return table
 
 
-def cross_tables(results):
-    """Dict of side -> Result -> dict of heading -> table."""
-    counts, tables = {}, {}
+def cross_tables(results, thresholds):
+    """Dict of side -> Result, thresholds -> dict of heading -> table, one row per question."""
+    tables = {}
     for side, result in results.items():
         seed = int(side == "cross-domain")   # independent resamples
-        resampled = resample_patients(
-            result.place["patient"], partial(strip_metrics, result), seed)
+        metrics_of = partial(strip_metrics, result, result.scores >= thresholds)
+        summary = summarise(resample_patients(result.place["patient"], metrics_of, seed))
         positive = result.truth == 1
         patients = positive.groupby(result.place["patient"]).any().sum()
-        counts[f"{side}, rows"] = result.truth.notna().sum()
-        counts[f"{side}, positive"] = positive.sum()
-        counts[f"{side}, patients"] = patients
-        resampled.loc[1:, "AUC, " + patients.index[patients < MIN_PATIENTS]] = np.nan
-        tables[side] = summarise(resampled)
-    return tables | {"rows": pd.concat(counts, axis=1)}
+        counts = {"strips": result.truth.count(), "positive": positive.sum(), "patients": patients}
+        tables[side] = pd.DataFrame(counts).join(summary["value"].unstack(sort=False))
+        for limit, heading in (("low", "from"), ("high", "to")):
+            table = summary[limit].unstack(sort=False)
+            tables[f"{side}, 95% interval {heading}"] = table[patients >= MIN_PATIENTS]
+    return tables
 
 
-def scores_table(results):
-    """Dict of side -> Result -> table with one row per strip: place, truth, scores."""
+def scores_table(results, thresholds):
+    """Dict of side -> Result, thresholds -> table, one row per strip: place, truth, score, call."""
     tables = []
     for side, result in results.items():
-        table = result.place.assign(
-            side=side, called=result.scores["abnormal"] >= result.threshold)
-        tables.append(table.join([result.truth.add_suffix(" truth"),
-                                  result.scores.add_suffix(" score")]))
+        called = (result.scores >= thresholds).add_suffix(" called")
+        tables.append(result.place.assign(side=side).join([
+            result.truth.add_suffix(" truth"), result.scores.add_suffix(" score"), called]))
     return pd.concat(tables)
 
 
@@ -271,7 +281,7 @@ def predict_beats(checkpoint, data):
         raise SystemExit(f"beats of {data.name} are {form}, the model's {known}: preprocess both "
                          "with the same SAMPLING_RATE, SEGMENT and CLASSES")
     logits, rows = predict_rows(checkpoint, data, np.arange(len(data.labels)))
-    print(f"{lead_note(data, recipe)}; beats: {data.header.r_peaks}")
+    print(f"{lead_note(data.leads, recipe.leads)}; beats: {data.header.r_peaks}")
     return Predictions(checkpoint, data, logits.mean(dim=0), rows)
 
 
@@ -367,35 +377,44 @@ def shared_questions(checkpoint, source, truth):
     train = split_rows(source, checkpoint.recipe)["train"]
     trained = (source.metadata["statements"][train] >= 0).any(axis=0)
     trained = np.array(source.header.statement_names)[trained]
-    asked &= asked.index.isin([ABNORMAL_SHARED, *source.header.class_names, *trained])
-    return asked.index[asked | (asked.index == "abnormal")]
+    asked &= asked.index.isin([EARLY_PAC, *trained])
+    return asked.index[asked | (asked.index == ABNORMAL)]
+
+
+def shared_leads(checkpoint, target):
+    """Checkpoint, target -> the model's leads that the target has."""
+    wanted = checkpoint.recipe.leads
+    return [wanted[index] for index in lead_columns(target.leads, wanted) or [0]]
 
 
 def compare(checkpoint, source, target):
-    """Checkpoint, both datasets -> dict of side -> Result, with the questions of both."""
+    """Checkpoint, both datasets -> dict of side -> Result, and thresholds, of shared questions."""
     sides = checkpoint.recipe.sides
-    results = {"cross-domain": score_side(
-        checkpoint, target, choose_sides(target, "inter_patient")["test"])}
-    if sides["test"] and checkpoint.recipe.split != "random":   # which trains on test records
-        home = score_side(checkpoint, source, sides["test"])
-        results = {"in-domain": home} | results
-    threshold = choose_threshold(score_side(checkpoint, source, sides["validation"]))
+    leads = shared_leads(checkpoint, target)
+    test = choose_sides(target, "inter_patient")["test"]
+    results = {"cross-domain": score_side(checkpoint, target, test, leads)}
     names = shared_questions(checkpoint, source, results["cross-domain"].truth)
-    return {side: result._replace(threshold=threshold, truth=result.truth[names],
-                                  scores=result.scores[names])
-            for side, result in results.items()}
+    if sides["test"] and checkpoint.recipe.split != "random":   # which trains on test records
+        home = score_side(checkpoint, source, sides["test"], leads)
+        results = {"in-domain": home} | results
+    known = sides["validation"]
+    if source.kind == "beats":   # five records are too few
+        known = known + sides["train"]
+    thresholds = choose_thresholds(score_side(checkpoint, source, known, leads), names)
+    return {side: result._replace(truth=result.truth[names], scores=result.scores[names])
+            for side, result in results.items()}, thresholds
 
 
 def compare_strips(checkpoint, source, target, title, name):
     """Writes and prints how well the model answers the questions on both databases."""
-    results = compare(checkpoint, source, target)
-    scores = scores_table(results)
+    results, thresholds = compare(checkpoint, source, target)
+    scores = scores_table(results, thresholds)
     if not (results["cross-domain"].truth == 1).any(axis=None):
         with new_files(f"{name}_cross.csv") as [path]:
             scores.to_csv(path, index=False)
         print(f"{target.name} has no positive labels: nothing was scored. Wrote {name}_cross.csv")
         return
-    tables = cross_tables(results)
+    tables = cross_tables(results, thresholds)
     with new_files(f"{name}_cross.json", f"{name}_cross.csv") as paths:
         paths[0].write_text(to_json({
             "title": title, "recipe": vars(checkpoint.recipe), "source": vars(source.header),

@@ -349,12 +349,12 @@ def choose_examples(scored):
 def integrated_gradients(scored, inputs, classes):
     """Inputs of m rows, class of each -> (m, channels, samples).
 
-    Gradients are averaged from the training mean to the signal. They add up to the difference of
-    the logits (Sundararajan et al. 2017).
+    Gradients are averaged from a flat line, the median, to the signal. They add up to the
+    difference of the logits (Sundararajan et al. 2017).
     """
     signals, features = inputs
     classes = torch.from_numpy(classes)[:, None]
-    base = scored.net.normalise_signals.mean
+    base = signals.median(dim=2, keepdim=True).values
     total = torch.zeros_like(signals)
     for step in range(32):
         x = (base + (step + 0.5) / 32 * (signals - base)).requires_grad_()
@@ -368,7 +368,7 @@ def integrated_gradients(scored, inputs, classes):
 def deletion_test(scored, inputs, classes, attribution, rng=None):
     """Inputs of m rows, class of each, (m, leads, samples) -> dict: mean probability of the class.
 
-    The samples with the largest attribution, some shares of the time, become the training mean.
+    The samples with the largest attribution, some shares of the time, become a flat line.
     With rng, the attributions are moved to random places first. This keeps their shape but not
     their place; a useful attribution must do better.
     """
@@ -381,7 +381,7 @@ def deletion_test(scored, inputs, classes, attribution, rng=None):
     curve = {}
     for share in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
         deleted = torch.from_numpy(rank < round(share * samples))[:, None]
-        x = torch.where(deleted, scored.net.normalise_signals.mean, signals)
+        x = torch.where(deleted, signals.median(dim=2, keepdim=True).values, signals)
         logits = predict(scored.net, Inputs(x, features), scored.recipe.crop).mean(dim=0)
         probability = probabilities(logits, scored.recipe, scored.members)
         curve[share] = probability[np.arange(len(classes)), classes].mean()

@@ -61,7 +61,8 @@ SECOND_NET = True         # train the net for strips too
 RESUME = False            # True: continue a stopped run after its last complete epoch
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
-# Settings of each net. A net for strips scores 10 s strips of the other database.
+# Settings of each net. A net for strips scores 10 s strips of the other database. sizes: a cnn has
+# at most four widths. stem: kernel and stride. windows: length and step, as parts of the crop.
 RECIPES = {
     "mitbih": {
         "leads": "II",               # what the net sees; if the data have none of them, their first
@@ -69,12 +70,18 @@ RECIPES = {
         "context_seconds": 1800,     # of one median beat and one RR statistic
         "signal_noise": 2.5,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.3,         # the same for the RR features
+        "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 6,
         "batch_size": 256,           # rows per step
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
         "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
         "statement_weight": 0.0,     # weight of a second loss, on the SCP statements
+        "sizes": {
+            "cnn": {"widths": [32, 48, 64], "stem": (11, 3)},
+            "lstm": {"width": 48, "stem": (9, 3)},
+            "mlp": {"widths": [256, 128]},
+        },
         "head": {"flatten_width": 64, "hidden_width": 0, "dropout": 0.25},   # see Net
         "ensemble_size": 5,          # nets side by side, see Ensemble
         "hold_out": False,           # True: validation records or fold do not train
@@ -85,14 +92,20 @@ RECIPES = {
         "context_seconds": 10,       # of one median beat and one RR statistic
         "signal_noise": 2.5,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.3,         # the same for the RR features
+        "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 3,
         "batch_size": 256,           # rows per step
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
         "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
         "statement_weight": 100.0,   # weight of a second loss, on the SCP statements
+        "sizes": {
+            "cnn": {"widths": [32, 48, 64], "stem": (11, 3)},
+            "lstm": {"width": 48, "stem": (9, 3)},
+            "mlp": {"widths": [256, 128]},
+        },
         "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.5},   # see Net
-        "ensemble_size": 1,          # nets side by side, see Ensemble
+        "ensemble_size": 5,          # nets side by side, see Ensemble
         "hold_out": True,            # True: validation records or fold do not train
     },
     "ptbxl": {
@@ -100,10 +113,16 @@ RECIPES = {
         "crop_seconds": 2.5,         # the net sees random crops of a record
         "signal_noise": 0.0,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.0,         # the same for the RR features
+        "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 24,
         "batch_size": 128,           # rows per step
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
+        "sizes": {
+            "cnn": {"widths": [48, 96, 96, 192], "stem": (9, 2)},
+            "lstm": {"width": 64, "stem": (9, 2)},
+            "mlp": {"widths": [512, 512], "windows": (0.4, 0.05)},
+        },
         "head": {"flatten_width": 0, "hidden_width": 0, "dropout": 0.25},   # see Net
         "ensemble_size": 1,          # nets side by side, see Ensemble
         "hold_out": True,            # True: validation records or fold do not train
@@ -113,27 +132,19 @@ RECIPES = {
         "crop_seconds": 5.0,         # the net sees random crops of a record
         "signal_noise": 0.0,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.0,         # the same for the RR features
+        "height_noise": 0.35,        # standard deviation of the log of a random factor
         "lead_dropout": 0.25,        # share of the training rows that keep one lead only
         "epochs": 4,
         "batch_size": 64,            # rows per step
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
+        "sizes": {
+            "cnn": {"widths": [24, 48, 48, 96], "stem": (9, 2)},
+            "lstm": {"width": 32, "stem": (9, 2)},
+            "mlp": {"widths": [256, 256], "windows": (0.4, 0.05)},
+        },
         "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.0},   # see Net
-        "ensemble_size": 1,          # nets side by side, see Ensemble
+        "ensemble_size": 3,          # nets side by side, see Ensemble
         "hold_out": True,            # True: validation records or fold do not train
-    },
-}
-# Sizes of each net. A cnn has at most four widths. stem: kernel and stride. windows: length and
-# step, as parts of the crop.
-ARCHITECTURES = {
-    "mitbih": {
-        "cnn": {"widths": [32, 48, 64], "stem": (11, 3)},
-        "lstm": {"width": 48, "stem": (9, 3)},
-        "mlp": {"widths": [256, 128]},
-    },
-    "ptbxl": {
-        "cnn": {"widths": [48, 96, 96, 192], "stem": (9, 2)},
-        "lstm": {"width": 64, "stem": (9, 2)},
-        "mlp": {"widths": [512, 512], "windows": (0.4, 0.05)},
     },
 }
 
@@ -334,12 +345,8 @@ class Normalise(nn.Module):
         self.register_buffer("mean", torch.zeros(shape))
         self.register_buffer("spread", torch.ones(shape))
 
-    def fit(self, values, rows):
-        """(n, channels, ...) tensor, training rows -> sets mean and standard deviation.
-
-        Estimated from at most 4,000 evenly spaced rows.
-        """
-        values = values[torch.from_numpy(rows[::len(rows) // 4000 + 1])]
+    def fit(self, values):
+        """(n, channels, ...) tensor -> sets mean and standard deviation."""
         values = values.transpose(0, 1).flatten(1)
         self.mean.view(-1)[:] = values.mean(dim=1)
         self.spread.view(-1)[:] = values.std(dim=1, correction=0).clamp_min(1e-6)
@@ -472,6 +479,11 @@ class MLP(Net):
 MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
 
 
+def without_offset(signals):
+    """(n, channels, samples) -> the same minus the median of each channel."""
+    return signals - signals.median(dim=2, keepdim=True).values
+
+
 class Ensemble(nn.Module):
     """Nets of one model, each with its own initial weights and batches.
 
@@ -486,7 +498,8 @@ class Ensemble(nn.Module):
         self.nets = nn.ModuleList(MODELS[model](**arguments) for _ in range(ensemble_size))
 
     def forward(self, signals, features):
-        inputs = self.normalise_signals(signals), self.normalise_features(features)
+        signals = self.normalise_signals(without_offset(signals))
+        inputs = signals, self.normalise_features(features)
         if self.training:
             parts = zip(*(values.tensor_split(len(self.nets)) for values in inputs))
             return torch.cat([net(*part) for net, part in zip(self.nets, parts)])
@@ -613,10 +626,13 @@ def training_batches(net, examples, rows, batch_size, recipe):
 
 
 def add_noise(signals, features, net, recipe):
-    """(b, channels, samples), (b, k) -> the same with Gaussian noise, some leads missing (0)."""
+    """(b, channels, samples), (b, k) -> the same with noise, another height, missing leads (0)."""
     if recipe.signal_noise:
         spread = net.normalise_signals.spread
         signals = signals + recipe.signal_noise * spread * torch.randn_like(signals)
+    if recipe.height_noise:
+        noise = torch.randn(len(signals), 1, 1, device=signals.device)
+        signals = signals * (recipe.height_noise * noise).exp()
     if recipe.lead_dropout:
         leads = len(recipe.leads)
         kept = F.one_hot(torch.randint(leads, (len(signals),)), leads).bool()
@@ -675,7 +691,7 @@ def fit(net, examples, rows, recipe, header, name):
     The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing.
     Every fourth epoch is validated, counted from the last.
     """
-    run = ARCHITECTURES[DATASET][MODEL] | vars(recipe) | header.sha256
+    run = vars(recipe) | header.sha256
     state_path = Path(f"{name}_state.pth")
     nets = len(net.nets)   # each of them sees as many rows as there are
     batch_size = nets * min(recipe.batch_size, len(rows["train"]))
@@ -881,8 +897,10 @@ def choose_recipe(data, settings):
     recipe.kind = data.kind
     is_beats = data.kind == "beats"
     recipe.classes = data.header.class_names if is_beats else data.header.statement_names
-    check_choice("learning_rate in RECIPES needs an entry for MODEL", MODEL, recipe.learning_rate)
-    recipe.learning_rate = float(recipe.learning_rate[MODEL])
+    for name in ("learning_rate", "sizes"):
+        values = settings[name]
+        check_choice(f"{name} in RECIPES needs an entry for MODEL", MODEL, values)
+        setattr(recipe, name, values[MODEL])
     wanted = as_names(recipe.leads if LEADS is None else LEADS)
     columns = lead_columns(data.leads, wanted)
     if LEADS is not None and len(columns) < len(wanted):
@@ -921,11 +939,12 @@ def make_net(examples, rows, recipe):
         "samples": recipe.crop,
         "outputs": len(recipe.classes) + examples.statements.shape[1],
         "head": recipe.head,
-        **ARCHITECTURES[DATASET][MODEL],
+        **recipe.sizes,
     }
     net = Ensemble(MODEL, **arguments)
-    net.normalise_signals.fit(examples.signals, rows["train"])
-    net.normalise_features.fit(examples.features, rows["train"])
+    some = rows["train"][::len(rows["train"]) // 4000 + 1]
+    net.normalise_signals.fit(without_offset(examples.signals[some]))
+    net.normalise_features.fit(examples.features[some])
     return net, arguments
 
 
@@ -969,7 +988,6 @@ def train(data, device, settings, name):
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, MODELS)
-    check_choice("ARCHITECTURES needs an entry for MODEL", MODEL, ARCHITECTURES[DATASET])
     check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
     check_choice("VALIDATION_FOLD", VALIDATION_FOLD, range(1, 11))
     check_choice("TEST_FOLD", TEST_FOLD, range(1, 11))

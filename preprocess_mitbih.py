@@ -233,7 +233,9 @@ def resample(signals, rate, target_rate):
     if rate == target_rate:
         return signals
     ratio = Fraction(target_rate / rate).limit_denominator(1000)
-    return resample_poly(signals, ratio.numerator, ratio.denominator, axis=-1, padtype="edge")
+    offset = signals[..., :1]   # the filter would turn it into a ripple
+    return offset + resample_poly(signals - offset, ratio.numerator, ratio.denominator, axis=-1,
+                                  padtype="edge")
 
 
 def read_annotations(record):
@@ -461,8 +463,10 @@ def label_beats(cut):
     is_rhythm = cut.marks["symbol"] == "+"
     rhythm = pd.Series(cut.marks["aux"]).where(is_rhythm).ffill().fillna("")
     beats["rhythm"][partners] = rhythm[marked]
-    for column, names in enumerate(STATEMENTS.values()):
+    for column, (name, names) in enumerate(STATEMENTS.items()):
         has_it = np.isin([beats["symbol"], beats["rhythm"]], names.split()).any(axis=0)
+        if name == "NORM":   # an N beat of atrial fibrillation is not normal
+            has_it &= np.isin(beats["rhythm"], ["(N", ""])
         beats["statements"][:, column] = np.where(has_it, 100, -1)
     return beats, labels, beat_of_mark
 
