@@ -3,13 +3,14 @@
 Reads   {source}_{model}_strips_model.pth between beats and 12-lead records, else
         {source}_{model}_model.pth; the .npy files of both databases
 Writes  {source}_to_{target}_{model}_cross.json   every table that is printed
-        {source}_to_{target}_{model}_cross.csv    truth and scores of every strip or beat
+        {source}_to_{target}_{model}_cross.csv    truth, score and call of every strip or beat
         for recordings without labels: _beats.csv, _hours.csv, _annotations/, one picture each
 Takes   half a minute on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
 A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the
-SCP statements. Between two databases of annotated beats, each beat is scored in its whole record.
+SCP statements. Strips of the source have the leads that the target has, and one detector finds the
+beats of both. Between two databases of annotated beats, each beat is scored in its whole record.
 Nothing of the target chooses anything.
 """
 
@@ -96,7 +97,7 @@ def mitbih_strips(data, records, leads):
     truth[EARLY_PAC] = truth["PAC"].where(shares["PAC"] <= 0.5)
     place = of_record[["name", "patient"]].iloc[shares["number"]].reset_index(drop=True)
     return make_strips(
-        data, leads, np.array(signals),
+        data, leads, np.reshape(signals, (-1, len(data.leads), length)),
         truth=with_abnormal(truth, shares["normal"] == 1),
         place=place.rename(columns={"name": "record"}).assign(sample=shares["start"]))
 
@@ -133,7 +134,7 @@ def make_strips(data, leads, signals, truth, place):
     signals = pick_leads(signals, data.leads, leads)
     return SimpleNamespace(
         kind="records", signals=signals, rate=data.rate, leads=leads, truth=truth, place=place,
-        peaks=[detect_beats(signal[:1], data.rate) for signal in signals],
+        peaks=[detect_beats(signal[signal.any(axis=1)][:1], data.rate) for signal in signals],
         note=lead_note(data.leads, leads))
 
 
@@ -248,7 +249,7 @@ def cross_tables(results, thresholds):
     tables = {}
     for side, result in results.items():
         seed = int(side == "cross-domain")   # independent resamples
-        metrics_of = partial(strip_metrics, result, result.scores >= thresholds)
+        metrics_of = partial(strip_metrics, result, result.scores > thresholds)
         summary = summarise(resample_patients(result.place["patient"], metrics_of, seed))
         positive = result.truth == 1
         patients = positive.groupby(result.place["patient"]).any().sum()
@@ -264,7 +265,7 @@ def scores_table(results, thresholds):
     """Dict of side -> Result, thresholds -> table, one row per strip: place, truth, score, call."""
     tables = []
     for side, result in results.items():
-        called = (result.scores >= thresholds).add_suffix(" called")
+        called = (result.scores > thresholds).add_suffix(" called")
         tables.append(result.place.assign(side=side).join([
             result.truth.add_suffix(" truth"), result.scores.add_suffix(" score"), called]))
     return pd.concat(tables)
@@ -371,14 +372,15 @@ def annotate(predictions, title, name):
 
 def shared_questions(checkpoint, source, truth):
     """Checkpoint, source, truth of the target -> names of the questions that both can answer."""
-    asked = (truth == 1).any()
-    if not asked.any():   # there are no labels
-        return asked.index
     train = split_rows(source, checkpoint.recipe)["train"]
     trained = (source.metadata["statements"][train] >= 0).any(axis=0)
     trained = np.array(source.header.statement_names)[trained]
-    asked &= asked.index.isin([EARLY_PAC, *trained])
-    return asked.index[asked | (asked.index == ABNORMAL)]
+    names = truth.columns
+    names = names[names.str.replace(EARLY_PAC, "PAC").isin([ABNORMAL, *trained])]
+    asked = (truth[names] == 1).any()
+    if not asked.any():   # there are no labels
+        return names
+    return names[asked | (names == ABNORMAL)]
 
 
 def shared_leads(checkpoint, target):

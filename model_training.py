@@ -901,6 +901,7 @@ def choose_recipe(data, settings):
         values = settings[name]
         check_choice(f"{name} in RECIPES needs an entry for MODEL", MODEL, values)
         setattr(recipe, name, values[MODEL])
+    recipe.learning_rate = float(recipe.learning_rate)
     wanted = as_names(recipe.leads if LEADS is None else LEADS)
     columns = lead_columns(data.leads, wanted)
     if LEADS is not None and len(columns) < len(wanted):

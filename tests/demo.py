@@ -16,7 +16,7 @@ SCRIPTS = Path(__file__).resolve().parent.parent
 FOLDER = Path("demo")
 MITBIH_SECONDS = 240      # s per record; the real ones have 1,805
 PTBXL_RECORDS = 600       # the real database has 21,799
-ABNORMAL = "AUC, abnormal (shared labels)"   # MIT-BIH does not label infarction
+ABNORMAL = "abnormal (shared labels)"   # MIT-BIH does not label infarction
 README = """SIMULATED DATA: computed by tests/simulate.py, not recorded from patients.
 Nothing in this folder is a result, and no score made from it says anything about a real ECG.
 """
@@ -51,17 +51,17 @@ def print_summary(seconds):
     overall = tables_of("mitbih_cnn_metrics.json")["all classes"]
     cross = tables_of("mitbih_to_ptbxl_cnn_cross.json")
     scores = {
-        "mitbih cnn, accuracy": overall["accuracy"],
-        "mitbih cnn, mean F1 of N, S, V": overall["mean f1 of N, S, V"],
-        "arrhythmia or normal, AUC in-domain": cross["in-domain"][ABNORMAL],
-        "arrhythmia or normal, AUC cross-domain": cross["cross-domain"][ABNORMAL],
+        "mitbih cnn, accuracy": overall["accuracy"]["value"],
+        "mitbih cnn, mean F1 of N, S, V": overall["mean f1 of N, S, V"]["value"],
+        "arrhythmia or normal, AUC in-domain": cross["in-domain"][ABNORMAL]["AUC"],
+        "arrhythmia or normal, AUC cross-domain": cross["cross-domain"][ABNORMAL]["AUC"],
     }
     print(f"\n{'=' * 20} summary of a run on SIMULATED data (no score is a result)\n")
     for name, value in seconds.items():
         print(f"{name:<38}{value:>7.1f} s")
     print(f"{'all':<38}{sum(seconds.values()):>7.1f} s\n")
-    for name, row in scores.items():
-        print(f"{name:<38}{row['value']:>7.3f}")
+    for name, score in scores.items():
+        print(f"{name:<38}{score:>7.3f}")
     print("\nPictures:", *sorted(map(str, FOLDER.glob("*.png"))), sep="\n  ")
 
 

@@ -58,8 +58,3 @@ def cross(source, target, model, **constants):
     with open(f"{name}.json") as file:
         report = json.load(file)
     return report, pd.read_csv(f"{name}.csv", dtype={"record": str, "patient": str})
-
-
-def values(report, side):
-    """Report, side -> dict of metric -> value."""
-    return {metric: row["value"] for metric, row in report["tables"][side].items()}

@@ -66,7 +66,7 @@ def train(dataset="mitbih", model="mlp", settings=None, **constants):
     RECIPES={"mitbih_strips": {...}} has the settings of that one.
     """
     recipes = {dataset: {"epochs": 1, "ensemble_size": 1, "hold_out": True} | (settings or {}),
-               f"{dataset}_strips": {"epochs": 1}}
+               f"{dataset}_strips": {"epochs": 1, "ensemble_size": 1}}
     recipes = merged(recipes, constants.pop("RECIPES", {}))
     run_stage("model_training", DATASET=dataset, MODEL=model, RECIPES=recipes,
               **{"DEVICE": "cpu", "SECOND_NET": False} | constants)

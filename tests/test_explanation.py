@@ -43,13 +43,15 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits(members):
         "cnn", 1, channels=2, samples=60, features=3, outputs=4, widths=[8, 8], stem=(5, 2),
         head={"flatten_width": 0, "hidden_width": 0, "dropout": 0.5}).double().eval()
     net.normalise_signals.mean += 0.3
-    inputs = Inputs(torch.randn(3, 2, 100).double(), torch.randn(3, 3).double())
+    signals = torch.full((3, 2, 100), 5).double()
+    signals[:, :, 15:85] += torch.randn(3, 2, 70)
+    inputs = Inputs(signals, torch.randn(3, 3).double())
     recipe = SimpleNamespace(crop=60, classes=list("abcd"))
     scored = example()._replace(net=net, recipe=recipe, members=members)
     classes = np.array([0, 2, 1])
     attribution = stage.integrated_gradients(scored, inputs, classes)
     ends = []
-    for x in (inputs.signals, torch.full_like(inputs.signals, 0.3)):
+    for x in (signals, torch.full_like(signals, 5)):
         with torch.no_grad():
             logits = model_training.crop_logits(net, Inputs(x, inputs.features), 60).mean(dim=0)
         logits = model_training.class_logits(logits, recipe, members)
@@ -57,11 +59,11 @@ def test_integrated_gradients_add_up_to_the_difference_of_the_logits(members):
     difference = ends[0] - ends[1]
     missed = attribution.sum(dim=(1, 2)) - difference
     assert missed.abs().sum() < 0.03 * difference.abs().sum()
+    assert not attribution[:, :, :15].any() and not attribution[:, :, 85:].any()   # the flat line
 
 
 class Sum(torch.nn.Module):
     """Logits: the sum of all samples, and 0."""
-    normalise_signals = SimpleNamespace(mean=torch.zeros(1, 1))
 
     def forward(self, signals, features):
         x = signals.sum(dim=(1, 2))
@@ -69,7 +71,7 @@ class Sum(torch.nn.Module):
 
 
 def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
-    """Of this net, it is the input itself: the beat relative to the median beat, its difference."""
+    """Of this net, it is the input over its median: the beat, its difference from the usual one."""
     rng = np.random.default_rng(0)
     beats = (3 * rng.normal(size=(2, 40)) + rng.normal(size=(9, 2, 40))).astype(np.float32)
     metadata = np.array([(0, 150 * k) for k in range(9)], [("record", int), ("sample", int)])
@@ -82,7 +84,8 @@ def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
     examples, attribution, deletion = stage.explain(scored, rows, np.zeros(4, int))
     assert examples.tolist() == [6]   # of four rows from low to high confidence, the third
     channels = model_training.relative_beats(beats, 20)
-    by_lead = np.abs(channels[:, :2] + channels[:, 2:])[scored.rows[examples]]
+    centred = channels - np.sort(channels, axis=2)[:, :, 9:10]   # the lower median of 20
+    by_lead = np.abs(centred[:, :2] + centred[:, 2:])[scored.rows[examples]]
     smooth = (by_lead[..., :-2] + by_lead[..., 1:-1] + by_lead[..., 2:]) / 3   # 0.02 s
     np.testing.assert_allclose(attribution[..., 1:-1], smooth, atol=1e-6)
     chance = torch.from_numpy(channels[scored.rows[rows]]).sum(dim=(1, 2)).sigmoid().mean()
@@ -97,13 +100,15 @@ def test_the_deletion_test_knows_a_good_attribution_from_a_moved_one():
             return super().forward(signals[:, :, 40:60], features)
     recipe = SimpleNamespace(kind="beats", crop=100, classes=["a", "b"])
     scored = example()._replace(net=Middle(), recipe=recipe)
-    inputs = Inputs(torch.ones(30, 1, 100), torch.zeros(30, 0))
+    signals = torch.full((30, 1, 100), -0.1)
+    signals[:, :, 40:60] = 1
+    inputs = Inputs(signals, torch.zeros(30, 0))
     good = np.zeros((30, 1, 100))
     good[:, :, 40:60] = np.linspace(1, 2, 20)
     classes = np.zeros(30, int)
     curve = stage.deletion_test(scored, inputs, classes, good)
     moved = stage.deletion_test(scored, inputs, classes, good, np.random.default_rng(0))
-    expected = torch.sigmoid(torch.tensor([20.0, 10, 0]))   # of what is left
+    expected = torch.sigmoid(torch.tensor([20.0, 9, -2]))   # of what is left, at the median
     np.testing.assert_allclose([curve[share] for share in (0, 0.1, 0.2)], expected, atol=1e-6)
     assert moved[0] == curve[0] and moved[0.2] > 0.8
 

@@ -147,12 +147,26 @@ def test_a_part_of_the_rows_keeps_one_lead(leads, expected):
     torch.manual_seed(0)
     count = len(leads)
     signals = torch.ones(4000, 2 * count, 5)   # leads, and their differences from the median beat
-    recipe = SimpleNamespace(leads=leads, lead_dropout=0.6, signal_noise=0, rhythm_noise=0)
+    recipe = SimpleNamespace(leads=leads, lead_dropout=0.6, signal_noise=0, rhythm_noise=0,
+                             height_noise=0)
     dropped, _ = stage.add_noise(signals, torch.zeros(4000, 1), None, recipe)
     assert torch.equal(dropped[:, :count], dropped[:, count:])
     kept = [tuple(row) for row in dropped[:, :count, 0].int().tolist()]
     share = {pattern: kept.count(pattern) / 4000 for pattern in set(kept)}
     assert share == pytest.approx(expected, abs=0.03)
+
+
+@pytest.mark.parametrize("height_noise", [0.0, 0.4])
+def test_a_row_has_another_height_which_all_of_its_leads_share(height_noise):
+    torch.manual_seed(0)
+    signals = torch.randn(4000, 3, 5)
+    recipe = SimpleNamespace(leads=["I", "II", "V1"], lead_dropout=0, signal_noise=0,
+                             rhythm_noise=0, height_noise=height_noise)
+    higher, _ = stage.add_noise(signals, torch.zeros(4000, 1), None, recipe)
+    factor = higher[:, :1, :1] / signals[:, :1, :1]
+    torch.testing.assert_close(higher, factor * signals)
+    assert factor.min() > 0 and factor.median().item() == pytest.approx(1, abs=0.03)
+    assert factor.log().std().item() == pytest.approx(height_noise, rel=0.05)
 
 
 @pytest.mark.parametrize("dataset", ["ptbxl", "mitbih"])
@@ -219,40 +233,21 @@ def test_the_quantiles_tell_a_regular_record_from_fibrillation():
 
 # ---- Statistics ----
 
-@pytest.mark.parametrize("shape", [(4, 50), (4, 1)])
-def test_statistics_are_those_of_the_training_rows(shape):
-    rows = np.arange(0, 3000, 3)
-    values = np.random.default_rng(0).normal(size=(3000, *shape)).astype(np.float32)
-    values = 5 + values * np.float32([[1], [2], [3], [4]])
-    values[1] = 1e6   # a row of another side
-    normalise = stage.Normalise(4, 1)
-    normalise.fit(torch.from_numpy(values), rows)
-    mean = values[rows].mean(axis=(0, 2), dtype=float)
-    spread = values[rows].std(axis=(0, 2), dtype=float)
-    np.testing.assert_allclose(normalise.mean[:, 0], mean, rtol=1e-5)
-    np.testing.assert_allclose(normalise.spread[:, 0], spread, rtol=1e-5)
-
-
-def test_statistics_of_many_rows_come_from_some_all_along_them():
-    values = torch.arange(30_000.0)[:, None]
+def test_a_net_starts_with_statistics_of_training_rows_without_their_offsets():
     rows = np.arange(0, 30_000, 2)
-    normalise = stage.Normalise(1)
-    normalise.fit(values, rows)
-    assert normalise.mean.item() == pytest.approx(rows.mean(), rel=1e-3)
-    assert normalise.spread.item() == pytest.approx(rows.std(), rel=1e-3)
-    values[rows[1::2]] = torch.nan   # 15,000 rows: every fourth is enough
-    normalise.fit(values, rows)
-    assert torch.isfinite(normalise.mean).all() and torch.isfinite(normalise.spread).all()
-
-
-def test_a_net_starts_with_the_statistics_of_its_training_rows(prepared):
-    data = stage.load_dataset("mitbih")
-    recipe = stage.choose_recipe(data, stage.RECIPES["mitbih"])
-    rows = stage.split_rows(data, recipe)
-    examples = stage.make_examples(data, recipe)
-    net, _ = stage.make_net(examples, rows, recipe)
-    features = examples.features[rows["train"]].numpy()
-    signals = examples.signals[rows["train"]].numpy()
-    np.testing.assert_allclose(net.normalise_features.mean, features.mean(axis=0), atol=1e-4)
-    np.testing.assert_allclose(net.normalise_signals.spread[:, 0], signals.std(axis=(0, 2)),
-                               rtol=1e-3)
+    values = 5 + np.linspace(-1, 1, 30_000)[:, None] * [1, 2, 3]   # three channels
+    waves = values[:, :, None] * [0, 0, 0, 2, -1]
+    kept = values[rows[::2]], waves[rows[::2]]   # of 15,000 rows every fourth is enough
+    values[1::2] = values[rows[1::2]] = np.nan   # other sides, and rows that are not needed
+    features, signals = map(torch.from_numpy, (values, values[:, :, None] + waves))
+    settings = stage.RECIPES["mitbih"]
+    recipe = SimpleNamespace(**settings | {"sizes": settings["sizes"]["cnn"], "crop": 5,
+                                           "classes": ["N"]})
+    net, _ = stage.make_net(
+        SimpleNamespace(signals=signals, features=features, statements=features[:, :0]),
+        {"train": rows}, recipe)
+    for normalise, of_rows in ((net.normalise_features, kept[0][:, :, None]),
+                               (net.normalise_signals, kept[1])):
+        mean, spread = (getattr(of_rows, name)(axis=(0, 2)) for name in ("mean", "std"))
+        np.testing.assert_allclose(normalise.mean.ravel(), mean, rtol=1e-3)
+        np.testing.assert_allclose(normalise.spread.ravel(), spread, rtol=1e-3)

@@ -15,7 +15,7 @@ def make_net(dataset, model, samples=250, features=3, hidden_width=0):
     return stage.MODELS[model](
         channels=2, samples=samples, features=features, outputs=5,
         head=stage.RECIPES[dataset]["head"] | {"hidden_width": hidden_width},
-        **stage.ARCHITECTURES[dataset][model])
+        **stage.RECIPES[dataset]["sizes"][model])
 
 
 @pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
@@ -67,7 +67,7 @@ def test_each_net_of_an_ensemble_has_rows_of_its_own_and_their_mean_answers(mode
     torch.manual_seed(0)
     ensemble = stage.Ensemble(
         model, 3, channels=2, samples=250, features=3, outputs=5,
-        head=stage.RECIPES["mitbih"]["head"], **stage.ARCHITECTURES["mitbih"][model])
+        head=stage.RECIPES["mitbih"]["head"], **stage.RECIPES["mitbih"]["sizes"][model])
     ensemble.normalise_signals.spread += 1
     ensemble.normalise_features.mean += 2
     inputs = torch.randn(6, 2, 250), torch.randn(6, 3)
@@ -77,8 +77,11 @@ def test_each_net_of_an_ensemble_has_rows_of_its_own_and_their_mean_answers(mode
     reached = [bool(net.rhythm[0].weight.grad.any()) for net in ensemble.nets]
     assert reached == [False, True, False]
     ensemble.eval()
-    expected = torch.stack([net(inputs[0] / 2, inputs[1] - 2) for net in ensemble.nets])
+    centred = inputs[0] - inputs[0].sort(dim=2).values[:, :, 124:125]   # the lower median of 250
+    expected = torch.stack([net(centred / 2, inputs[1] - 2) for net in ensemble.nets])
     torch.testing.assert_close(ensemble(*inputs), expected.mean(dim=0))
+    higher = inputs[0] + torch.tensor([5, -3.0])[:, None]
+    torch.testing.assert_close(ensemble(higher, inputs[1]), expected.mean(dim=0))
 
 
 @pytest.mark.parametrize("samples, starts", [

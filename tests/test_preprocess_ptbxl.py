@@ -344,7 +344,9 @@ def test_signals_of_another_database_are_those_of_wfdb_resampled(twelve, rate):
         millivolts = physical.T[columns] / PER_MILLIVOLT[fields["units"][0]]
         truth = waves(rate, len(physical) / fields["fs"]).T
         if fields["fs"] != rate:
-            millivolts = resample_poly(millivolts, rate, fields["fs"], axis=1, padtype="edge")
+            to_rate = {"up": rate, "down": fields["fs"], "padtype": "edge"}
+            millivolts = resample_poly(millivolts, axis=1, **to_rate) / resample_poly(
+                np.ones(len(physical)), **to_rate)
         pieces = data.signals[data.record == name]
         assert len(pieces) == len(starts.get(name.split("/")[-1], [0]))
         for piece, start in zip(pieces, starts.get(name.split("/")[-1], [0])):

@@ -4,6 +4,7 @@ import copy
 import json
 import sys
 from contextlib import chdir
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -32,9 +33,9 @@ import model_evaluation
 import model_training
 import preprocess_mitbih
 
-SHORT = dict.fromkeys(model_training.RECIPES, {"epochs": 1, "ensemble_size": 1})
-SMALL = {"mitbih": {"cnn": {"widths": [8, 8, 8]}},
-         "ptbxl": {"cnn": {"widths": [16, 16, 16, 16]}, "lstm": {"width": 16}}}
+SHORT = dict.fromkeys(model_training.RECIPES, {
+    "epochs": 1, "ensemble_size": 1,
+    "sizes": {"cnn": {"widths": [24, 24, 24, 24]}, "lstm": {"width": 16}}})
 code_version = runs.code_version
 
 
@@ -63,7 +64,7 @@ def made(monkeypatch, quick_pictures, few_resamples):
     monkeypatch.setattr(measure, "SEEDS", [0, 1])
     monkeypatch.setattr(measure, "FRACTIONS", [0.5])
     monkeypatch.setattr(measure, "FRACTION_EPOCHS", 1)
-    with harness.changed(model_training, RECIPES=SHORT, ARCHITECTURES=SMALL):
+    with harness.changed(model_training, RECIPES=SHORT):
         yield names
 
 
@@ -290,72 +291,86 @@ def test_one_command_starts_every_script_and_stops_at_the_first_that_fails(monke
 
 # ---- measure_cross.py ----
 
+def test_a_direction_has_means_over_the_seeds_and_counts_the_target(tmp_path):
+    """BIGU has too few patients for an interval, and none at home."""
+    metrics = ["AUC", "sensitivity", "specificity", "balanced accuracy"]
+    tests = []
+    for score, away, home, low, high in (
+            ([3, 2, 1, 0, 9], [0.8, 0.5, 0.9, 0.7], [0.9, 1.0, 0.8, 0.9], 0.6, 0.9),
+            ([3, 1, 2, 0, 9], [0.9, 0.7, 0.7, 0.7], [0.9, 0.8, 0.9, 0.85], 0.7, 1.0)):
+        folder = tmp_path / str(len(tests))
+        folder.mkdir()
+        pd.DataFrame({
+            "record": list("aabcc"), "patient": list("aabcc"), "side": "cross-domain",
+            "PVC truth": [1, 0, 1, 0, np.nan], "PVC score": score,
+        }).to_csv(folder / "ptbxl_to_mitbih_cnn_cross.csv")
+        tests.append({"folder": folder, "tables": {
+            "cross-domain": {"BIGU": dict.fromkeys(metrics, 0.5), "PVC": dict(zip(metrics, away))},
+            "cross-domain, 95% interval from": {"PVC": {"AUC": low}},
+            "cross-domain, 95% interval to": {"PVC": {"AUC": high}},
+            "in-domain": {"BIGU": dict.fromkeys(metrics), "PVC": dict(zip(metrics, home))}}})
+    table = measure_cross.direction_table(tests)
+    assert table.index.tolist() == ["PVC", "BIGU"]
+    assert table.loc["PVC"].tolist() == [
+        "2 of 3 patients, 2 of 4 strips", ".850 ± .071", ".650 to .950", ".600 / .800",
+        ".700", ".875", ".900 ± .000", ".900 / .850"]
+    assert table["its 95% interval"]["BIGU"] == "" and table["AUC at home"]["BIGU"] == "n/a"
+
+
 def test_a_table_by_record_leaves_one_out_and_compares_within_records():
     """Record a has most positive rows; the scores tell rows apart within b alone."""
-    scores = pd.DataFrame({"record": list("aaaabbbbcc"),
+    scores = pd.DataFrame({"record": list("aaaabbbbcc"), "patient": list("aaaabbbbcc"),
                            "PVC truth": [1, 1, 1, 0, 1, 0, 1, 0, 0, np.nan],
                            "PVC score": [0, 0, 0, 0, 5, 1, 5, 1, 9, 7.0]})
-    row = measure_cross.by_record(scores).loc["PVC"]
-    assert row.tolist() == ["a", pytest.approx(4 / 6), pytest.approx((0.5 + 1) / 2), 2]
+    row = measure_cross.record_table(scores).loc["PVC"]
+    assert row.tolist() == ["a", ".667", ".750", 2]   # 4 / 6, (0.5 + 1) / 2
 
 
 def test_cross_runs_and_tables(prepared, arrays, made, monkeypatch):
     monkeypatch.setattr(measure_cross, "MODELS", ["cnn"])
     monkeypatch.setattr(measure_cross, "SEEDS", [0])
-    monkeypatch.setattr(measure_cross, "PATIENTS", [2])
-    monkeypatch.setattr(measure_cross, "DRAWS", 3)
     monkeypatch.setattr(measure_cross, "ABLATIONS", ["mean RR features"])
     run(measure_cross, monkeypatch)
-    assert len(made) == 3 + 3 + 3 + 2   # trained, as it is, whole target, ablation
+    assert len(made) == 3 + 3 + 2 + 1   # trained, as it is, ablation, whole target
     run(measure_cross, monkeypatch)
-    assert len(made) == 11
+    assert len(made) == 9
     as_it_is, without_rhythm = (
-        json.loads((prepared / "results/cross" / f"ptbxl_cnn_0_{test}"
+        json.loads((prepared / "results/cross" / f"ptbxl_cnn_0, {test}"
                     / "ptbxl_to_mitbih_cnn_cross.json").read_text())["tables"]
-        for test in ("as_it_is", "mean_RR_features"))
+        for test in ("as it is", "mean RR features"))
     assert without_rhythm["in-domain"] == as_it_is["in-domain"]
     assert without_rhythm["cross-domain"] != as_it_is["cross-domain"]
     text = (prepared / "results/cross/tables.md").read_text()
-    assert "SIMULATED" in text and text.count("## ") == 7
-    assert runs.interval_text(as_it_is["cross-domain"]["AUC, PVC"]) in text
-    assert runs.interval_text(as_it_is["in-domain"]["sensitivity"]) in text
+    assert "SIMULATED" in text and text.count("## ") == 6
+    row = next(line for line in text.splitlines() if line.startswith("| PVC | "))
+    for side in ("cross-domain", "in-domain"):
+        pvc = as_it_is[side]["PVC"]
+        auc, *rates = (runs.text_of(pvc[name]) for name in ("AUC", "sensitivity", "specificity"))
+        assert f"| {auc} |" in row and f"| {' / '.join(rates)} |" in row
     assert (prepared / "results/cross/both_directions.png").stat().st_size > 10_000
-
-
-def test_fine_tuning_gains_nothing_from_patients_of_one_kind_and_much_where_scores_tell():
-    rng = np.random.default_rng(0)
-    truth = np.repeat(rng.random(60) < 0.5, 10).astype(float)   # of 60 patients
-    table = pd.DataFrame({
-        "patient": np.repeat(np.arange(60).astype(str), 10), "abnormal truth": truth,
-        "abnormal score": rng.normal(size=600), "PVC score": truth + rng.normal(size=600) / 4})
-    with harness.changed(measure_cross, DRAWS=20):
-        assert measure_cross.gain_of_patients(table, 1) == [0.0] * 20
-        assert np.mean(measure_cross.gain_of_patients(table, 16)) > 0.4   # from .5 to nearly 1
 
 
 def test_each_ablation_replaces_one_step_for_the_target_alone(prepared):
     source, target = map(preprocess_mitbih.load_dataset, ("mitbih", "ptbxl"))
     with harness.changed(model_training, DATASET="mitbih", MODEL="mlp"):
         recipe = model_training.choose_recipe(source, model_training.RECIPES["mitbih_strips"])
-    strips = cross_dataset_validation.ptbxl_strips(target, [10])
+    strips = cross_dataset_validation.ptbxl_strips(target, [10], recipe.leads)
     rows = np.arange(len(strips.signals))
 
     def ablated(test, strips=strips):
         inputs, _ = measure_cross.ablated_inputs(
             test, model_training.make_inputs, strips, rows, recipe)
         return inputs
-    signals, features = ablated("as it is")
+    features = ablated("as it is").features
     other = copy.copy(strips)   # 100 Hz, taken for 360 Hz
     other.rate = recipe.rate
     taken, _ = model_training.make_inputs(other, rows, recipe)
     assert torch.equal(ablated("not resampled").signals, taken.signals)
-    alone = ablated("lead II alone").signals
-    assert torch.equal(alone[:, ::2], signals[:, ::2]) and not alone[:, 1::2].any()
     mean = ablated("mean RR features").features
     assert features.shape[1] == 25 and torch.equal(mean, mean[:1].expand_as(mean))
     torch.testing.assert_close(mean[0], features.mean(dim=0))
     rows = np.arange(4)
-    strips = cross_dataset_validation.mitbih_strips(source, ["114"])   # of the source
+    strips = cross_dataset_validation.mitbih_strips(source, ["114"], recipe.leads)   # of the source
     at_home = [ablated(test, strips) for test in ("as it is", *measure_cross.ABLATIONS)]
     assert all(torch.equal(first, other) for inputs in at_home[1:]
                for first, other in zip(at_home[0], inputs))
@@ -363,32 +378,48 @@ def test_each_ablation_replaces_one_step_for_the_target_alone(prepared):
 
 # ---- choose_strips.py ----
 
-@pytest.mark.parametrize("source, cut, change", [
-    ("mitbih", "ptbxl_strips", "statement_weight=9"),
-    ("ptbxl", "mitbih_strips", "lead_dropout=1.0")])
-def test_strips_are_chosen_on_fold_9_and_ds1(
-        prepared, monkeypatch, capsys, source, cut, change):
-    asked = []
+@pytest.mark.parametrize("source, change", [
+    ("mitbih", "statement_weight=9"), ("ptbxl", "lead_dropout=1.0")])
+def test_strips_are_chosen_on_fold_9_and_ds1(prepared, monkeypatch, capsys, source, change):
+    asked = {"mitbih": set(), "ptbxl": set()}
 
-    def watched(data, members):
-        asked.extend(members)
-        return cut_strips(data, members)
-    cut_strips = getattr(cross_dataset_validation, cut)
-    monkeypatch.setattr(cross_dataset_validation, cut, watched)
+    def watched(cut_strips, data, side, leads):
+        asked[data.name].update(side)
+        return cut_strips(data, side, leads)
+    for name in ("mitbih_strips", "ptbxl_strips"):
+        cut_strips = getattr(cross_dataset_validation, name)
+        monkeypatch.setattr(cross_dataset_validation, name, partial(watched, cut_strips))
     monkeypatch.setattr(choose_strips, "SEEDS", [0])
     with harness.changed(model_training, RECIPES=SHORT):
         run(choose_strips, monkeypatch, source, "mlp", change)
-    ds1 = preprocess_mitbih.SUBSETS["DS1"].split()
-    assert sorted(asked) == ([9] if source == "mitbih" else sorted(ds1))
-    check_choices(capsys, change, prepared)
+    assert asked == {"mitbih": {*preprocess_mitbih.SUBSETS["DS1"].split()}, "ptbxl": {9}}
+    tables = capsys.readouterr().out.strip().split("\n\n")
+    check_choices(tables, change, prepared)
+    assert cross_dataset_validation.ABNORMAL in tables[0] and choose_strips.BEST in tables[0]
 
 
-def check_choices(capsys, change, folder):
+def check_choices(texts, change, folder):
     """Both settings were printed, the change changes something, and no checkpoint is left."""
-    *_, one, other = capsys.readouterr().out.splitlines()
+    one, other = texts
     assert one.startswith("as it is, seed 0") and other.startswith(f"{change}, seed 0")
-    assert one.split()[-6:] != other.split()[-6:]
+    assert one.split()[4:] != other.removeprefix(change).split()[2:]
     assert not list(folder.glob("*.pth"))
+
+
+def test_strips_for_choices_are_called_by_the_thresholds_of_the_source(monkeypatch):
+    question = cross_dataset_validation.EARLY_PAC
+    truth = pd.DataFrame({question: [1, 1, 0, 0, 0, np.nan], "AFLT": [1.0, 0, 0, 0, 0, 0]})
+    scores = pd.DataFrame({question: [4.0, 1, 3, 0, 0, 9], "AFLT": 0.0})
+    result = cross_dataset_validation.Result(truth, scores, None, "")
+    thresholds = pd.Series({question: 3.0, "AFLT": 0})
+    monkeypatch.setattr(cross_dataset_validation, "compare",
+                        lambda *_: ({"cross-domain": result}, thresholds))
+    checkpoint = SimpleNamespace(recipe=SimpleNamespace(sides={"test": ["100"]}))
+    table = choose_strips.score_table(checkpoint, None, None)
+    assert checkpoint.recipe.sides == {"test": []}
+    assert table.index.tolist() == [question]   # AFLT is no shared statement
+    assert table.loc[question].tolist() == pytest.approx(
+        [5 / 6, 1 / 2, 2 / 3, 7 / 12, 5 / 6])   # best: a threshold of 1
 
 
 # ---- choose_tasks.py ----
@@ -406,7 +437,7 @@ def test_ptbxls_recipe_is_chosen_on_fold_9(prepared, monkeypatch, capsys):
         run(choose_tasks, monkeypatch, "mlp", "batch_size=32")
     data = preprocess_mitbih.load_dataset("ptbxl")
     assert set(data.metadata["fold"][asked]) == {9}
-    check_choices(capsys, "batch_size=32", prepared)
+    check_choices(capsys.readouterr().out.splitlines()[-2:], "batch_size=32", prepared)
 
 
 # ---- published_ideas.py ----
@@ -415,8 +446,7 @@ def test_every_idea_trains_and_its_gain_is_over_the_recipe_as_it_is(prepared, ma
     monkeypatch.setattr(choose_tasks, "SEEDS", [0])
     small = {"ptbxl": {"batch_size": 16, "crop_seconds": 1.0}}
     monkeypatch.setitem(published_ideas.RESNET1D_WANG["RECIPES"]["ptbxl"], "epochs", 1)
-    narrow = {"ptbxl": {"cnn": {"widths": [24, 24, 24, 24]}}}
-    with harness.changed(model_training, RECIPES=small, ARCHITECTURES=narrow):
+    with harness.changed(model_training, RECIPES=small):
         with pytest.raises(SystemExit, match="takes the nets of: measure.py ptbxl_seeds"):
             run(published_ideas, monkeypatch, published_ideas.DISTILLATION)
         harness.run_stage(model_training, DATASET="ptbxl", SECOND_NET=False)
@@ -499,14 +529,14 @@ def test_cross_validation_pools_the_beats_of_all_groups():
     assert metrics["mean over records"] == pytest.approx(np.mean(of_records))
 
 
-def test_a_change_is_one_of_the_recipe_or_of_the_architecture():
+def test_a_change_is_one_of_the_recipe_or_of_the_sizes_of_the_model():
     assert crossvalidate.parse_settings(["epochs=3", "learning_rate=0.1"], "ptbxl", "mlp") == {
         "as it is": {}, "epochs=3 learning_rate=0.1": {
             "RECIPES": {"ptbxl": {"epochs": 3, "learning_rate": {"mlp": 0.1}}}}}
     assert crossvalidate.parse_change("epochs=3", "ptbxl_strips", "cnn") == {
         "RECIPES": {"ptbxl_strips": {"epochs": 3}}}
     assert crossvalidate.parse_change("widths=[4, 8]", "mitbih_strips", "cnn") == {
-        "ARCHITECTURES": {"mitbih": {"cnn": {"widths": [4, 8]}}}}
+        "RECIPES": {"mitbih_strips": {"sizes": {"cnn": {"widths": [4, 8]}}}}}
 
 
 def test_an_unknown_setting_is_refused():

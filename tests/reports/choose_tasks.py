@@ -1,7 +1,6 @@
 """Compares a changed recipe of PTB-XL with the recipe as it is, on fold 9.
 
-Run it in a folder with the ptbxl_*.npy files, with the name of a model and changes of RECIPES or
-ARCHITECTURES:
+Run it in a folder with the ptbxl_*.npy files, with the name of a model and changes of RECIPES:
 
     python tests/reports/choose_tasks.py cnn epochs=18 batch_size=64
 
@@ -10,6 +9,7 @@ the six tasks for every seed; a training takes five minutes on two cores.
 """
 
 import sys
+from itertools import product
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
@@ -44,21 +44,15 @@ def auc_of(data, model, seed, constants):
     return auc
 
 
-def print_choices(settings, seeds, auc):
-    """Dict of setting -> constants, seeds, function of both -> dict of AUC: prints all of them."""
-    columns = {}
-    for setting, constants in settings.items():
-        for seed in seeds:
-            columns[f"{setting}, seed {seed}"] = {
-                name: runs.text_of(value) for name, value in auc(seed, constants).items()}
-            print(pd.DataFrame(columns).T.to_string(), flush=True)
-
-
 def main():
     model, *changes = sys.argv[1:] or ["cnn"]
     settings = crossvalidate.parse_settings(changes, "ptbxl", model)
     data = load_dataset("ptbxl")
-    print_choices(settings, SEEDS, lambda seed, constants: auc_of(data, model, seed, constants))
+    rows = {}
+    for (setting, constants), seed in product(settings.items(), SEEDS):
+        auc = auc_of(data, model, seed, constants)
+        rows[f"{setting}, seed {seed}"] = pd.Series(auc).map(runs.text_of)
+        print(pd.DataFrame(rows).T.to_string(), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """Compares a changed recipe with the recipe as it is, by cross-validation over DS1's patients.
 
-Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES or
-ARCHITECTURES:
+Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES:
 
     python tests/reports/crossvalidate.py cnn epochs=8 signal_noise=2.0
     python tests/reports/crossvalidate.py cnn "stem=(31, 3)"
@@ -45,18 +44,17 @@ def parse_change(text, recipe, model):
     Stops if there is no such name.
     """
     name, _, value = text.partition("=")
-    dataset = recipe.removesuffix("_strips")
     settings = model_training.RECIPES[recipe]
-    architecture = model_training.ARCHITECTURES[dataset][model]
-    known = [*settings, *architecture]
+    sizes = settings["sizes"][model]
+    known = [*settings, *sizes]
     known.remove("hold_out")
     check_choice("name of a change", name, known)
-    value = ast.literal_eval(value)
-    if name in architecture:
-        return {"ARCHITECTURES": {dataset: {model: {name: value}}}}
-    if isinstance(settings[name], dict) and not isinstance(value, dict):
-        value = {model: value}   # learning_rate=4e-3
-    return {"RECIPES": {recipe: {name: value}}}
+    change = {name: ast.literal_eval(value)}
+    if name in sizes:
+        change = {"sizes": {model: change}}
+    elif name == "learning_rate":
+        change = {name: {model: change[name]}}
+    return {"RECIPES": {recipe: change}}
 
 
 def parse_settings(changes, recipe, model):

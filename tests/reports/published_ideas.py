@@ -238,10 +238,8 @@ class ResNet1dWang(nn.Module):
 
 # ---- Trainings ----
 
-TWO_SMALL_NETS = {
-    "RECIPES": {"ptbxl": {"ensemble_size": 2}},
-    "ARCHITECTURES": {"ptbxl": {"cnn": {"widths": [32, 64, 64, 128]}}},
-}
+TWO_SMALL_NETS = {"RECIPES": {"ptbxl": {
+    "ensemble_size": 2, "sizes": {"cnn": {"widths": [32, 64, 64, 128]}}}}}
 RESNET1D_WANG = {   # with the benchmark's recipe: an hour; this recipe has its other settings
     "MODELS": {"cnn": ResNet1dWang},
     "RECIPES": {"ptbxl": {"epochs": 50, "batch_size": 128, "learning_rate": {"cnn": 1e-2}}},
