@@ -212,17 +212,22 @@ def choose_thresholds(validation, names):
     """Result of strips of the source, names of questions -> their thresholds.
 
     The specificity is 0.9 there. Strips that are abnormal otherwise weigh as much as the others,
-    because another database has another share of them.
+    because another database has another share of them. If that leaves a sensitivity below 0.9, on
+    MIN_PATIENTS or more, the threshold is lowered until it is 0.9.
     """
     thresholds = {}
     for name in names:
+        scores = validation.scores[name]
+        positive = validation.truth[name] == 1
         negative = validation.truth[name] == 0
-        abnormal = validation.truth.loc[negative, ABNORMAL] == 1
         if not negative.any():
             raise SystemExit(f"no strip of the source is without {name}: preprocess all records")
+        abnormal = validation.truth.loc[negative, ABNORMAL] == 1
         weights = 1 / abnormal.map(abnormal.value_counts())
         thresholds[name] = np.quantile(
-            validation.scores.loc[negative, name], 0.9, weights=weights, method="inverted_cdf")
+            scores[negative], 0.9, weights=weights, method="inverted_cdf")
+        if validation.place.loc[positive, "patient"].nunique() >= MIN_PATIENTS:
+            thresholds[name] = min(thresholds[name], np.quantile(scores[positive], 0.1))
     return pd.Series(thresholds)
 
 

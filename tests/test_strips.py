@@ -324,7 +324,8 @@ def test_a_threshold_has_a_specificity_of_90_percent_where_both_kinds_of_negativ
     scores = rng.normal(size=(3000, 2)) + 2 * truth[[stage.ABNORMAL]].to_numpy()
     scores = pd.DataFrame(scores, columns=truth.columns)
     truth = truth.astype(float).mask(rng.random((3000, 2)) < 0.1)
-    thresholds = stage.choose_thresholds(stage.Result(truth, scores, None, ""), list(truth))
+    place = pd.DataFrame({"patient": np.arange(3000) % (stage.MIN_PATIENTS - 1)})
+    thresholds = stage.choose_thresholds(stage.Result(truth, scores, place, ""), list(truth))
     assert list(thresholds.index) == list(truth)
     for name, threshold in thresholds.items():
         negative = truth[name] == 0
@@ -334,11 +335,25 @@ def test_a_threshold_has_a_specificity_of_90_percent_where_both_kinds_of_negativ
         assert below < 0.9 <= up_to
 
 
+def test_enough_positive_patients_lower_a_threshold_to_a_sensitivity_of_90_percent():
+    rng = np.random.default_rng(0)
+    truth = pd.DataFrame({stage.ABNORMAL: rng.random(3000) < 0.5}, dtype=float)
+    place = pd.DataFrame({"patient": np.arange(3000)})
+    for height, sensitivity in ((1, 0.9), (5, 1.0)):   # near to the negatives, and far from them
+        scores = truth * height + rng.normal(size=(3000, 1))
+        result = stage.Result(truth, scores, place, "")
+        threshold, = stage.choose_thresholds(result, list(truth))
+        called = (scores > threshold)[stage.ABNORMAL].groupby(truth[stage.ABNORMAL]).mean()
+        assert called[1] == pytest.approx(sensitivity, abs=2e-3)
+        assert (called[0] > 0.2) == (height == 1)
+
+
 @pytest.mark.parametrize("truth", [[1.0, 1, np.nan], [1.0, 1, 1], [np.nan] * 3])
 def test_a_question_without_a_negative_strip_of_the_source_is_named(truth):
     table = pd.DataFrame({stage.ABNORMAL: [0.0, 0, 1], "PVC": truth})
+    place = pd.DataFrame({"patient": range(3)})
     with pytest.raises(SystemExit, match="^no strip of the source is without PVC: preprocess all"):
-        stage.choose_thresholds(stage.Result(table, table, None, ""), list(table))
+        stage.choose_thresholds(stage.Result(table, table, place, ""), list(table))
 
 
 @pytest.mark.parametrize("source, target", [("mitbih", "ptbxl"), ("ptbxl", "mitbih")])
