@@ -4,7 +4,7 @@ Reads   {dataset}_*.npy   all that the dataset's preprocess script writes
 Writes  {dataset}_{model}_model.pth      weights, and everything later stages need
         {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
         {dataset}_{model}_strips_*       the same two of the second net, for strips
-Takes   4 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
+Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
 
 Several GPUs: torchrun --nproc-per-node=2 model_training.py
 """
