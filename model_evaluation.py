@@ -535,7 +535,7 @@ def predictions_table(scored):
 def print_tables(tables):
     """Prints a dict of heading -> table."""
     for heading, table in tables.items():
-        if len(table.columns) < 20:   # wider ones are in the files
+        if len(table) and len(table.columns) < 20:   # wider ones are in the files
             text = table.to_string(
                 float_format=lambda value: f"{value:.3f}".removesuffix(".000"), na_rep="n/a")
             print(f"\n{heading}\n{text}")
