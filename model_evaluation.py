@@ -34,6 +34,7 @@ from model_training import (
     crop_logits,
     load_checkpoint,
     make_inputs,
+    offset_of,
     predict,
     predict_rows,
     probabilities,
@@ -354,7 +355,7 @@ def integrated_gradients(scored, inputs, classes):
     """
     signals, features = inputs
     classes = torch.from_numpy(classes)[:, None]
-    base = signals.median(dim=2, keepdim=True).values
+    base = offset_of(signals)
     total = torch.zeros_like(signals)
     for step in range(32):
         x = (base + (step + 0.5) / 32 * (signals - base)).requires_grad_()
@@ -381,7 +382,7 @@ def deletion_test(scored, inputs, classes, attribution, rng=None):
     curve = {}
     for share in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
         deleted = torch.from_numpy(rank < round(share * samples))[:, None]
-        x = torch.where(deleted, signals.median(dim=2, keepdim=True).values, signals)
+        x = torch.where(deleted, offset_of(signals), signals)
         logits = predict(scored.net, Inputs(x, features), scored.recipe.crop).mean(dim=0)
         probability = probabilities(logits, scored.recipe, scored.members)
         curve[share] = probability[np.arange(len(classes)), classes].mean()

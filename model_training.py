@@ -479,9 +479,9 @@ class MLP(Net):
 MODELS = {"cnn": CNN, "lstm": LSTM, "mlp": MLP}
 
 
-def without_offset(signals):
-    """(n, channels, samples) -> the same minus the median of each channel."""
-    return signals - signals.median(dim=2, keepdim=True).values
+def offset_of(signals):
+    """(n, channels, samples) -> (n, channels, 1) medians: each recorder adds another offset."""
+    return signals.median(dim=2, keepdim=True).values
 
 
 class Ensemble(nn.Module):
@@ -498,7 +498,7 @@ class Ensemble(nn.Module):
         self.nets = nn.ModuleList(MODELS[model](**arguments) for _ in range(ensemble_size))
 
     def forward(self, signals, features):
-        signals = self.normalise_signals(without_offset(signals))
+        signals = self.normalise_signals(signals - offset_of(signals))
         inputs = signals, self.normalise_features(features)
         if self.training:
             parts = zip(*(values.tensor_split(len(self.nets)) for values in inputs))
@@ -944,7 +944,8 @@ def make_net(examples, rows, recipe):
     }
     net = Ensemble(MODEL, **arguments)
     some = rows["train"][::len(rows["train"]) // 4000 + 1]
-    net.normalise_signals.fit(without_offset(examples.signals[some]))
+    signals = examples.signals[some]
+    net.normalise_signals.fit(signals - offset_of(signals))
     net.normalise_features.fit(examples.features[some])
     return net, arguments
 

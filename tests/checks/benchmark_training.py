@@ -47,7 +47,7 @@ class UsualCNN(nn.Module):
             nn.Linear(64 * 45 + 25, 128), nn.ReLU(), nn.Dropout(0.5), nn.Linear(128, 5))
 
     def forward(self, signals, features):
-        x = self.layers(self.normalise_signals(model_training.without_offset(signals)))
+        x = self.layers(self.normalise_signals(signals - model_training.offset_of(signals)))
         return self.head(torch.cat([x, self.normalise_features(features)], dim=1))
 
 
