@@ -419,7 +419,7 @@ def test_strips_for_choices_are_called_by_the_thresholds_of_the_source(monkeypat
     assert checkpoint.recipe.sides == {"test": []}
     assert table.index.tolist() == [question]   # AFLT is no shared statement
     assert table.loc[question].tolist() == pytest.approx(
-        [5 / 6, 1 / 2, 2 / 3, 7 / 12, 5 / 6])   # best: a threshold of 1
+        [5 / 6, 1 / 2, 1, 3 / 4, 5 / 6])   # a score equal to the threshold is no call
 
 
 # ---- choose_tasks.py ----

@@ -62,7 +62,7 @@ def score_table(checkpoint, source, target):
         results, thresholds = cross.compare(checkpoint, source, target)
     result = results["cross-domain"]
     weights = np.ones((1, len(result.truth)))
-    metrics = cross.strip_metrics(result, result.scores >= thresholds, weights)
+    metrics = cross.strip_metrics(result, result.scores > thresholds, weights)
     table = pd.DataFrame(metrics).iloc[0].unstack(sort=False)
     table[BEST] = [best_balanced_accuracy(result.truth[name], result.scores[name])
                    for name in table.index]
