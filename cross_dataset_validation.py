@@ -5,7 +5,7 @@ Reads   {source}_{model}_strips_model.pth between beats and 12-lead records, els
 Writes  {source}_to_{target}_{model}_cross.json   every table that is printed
         {source}_to_{target}_{model}_cross.csv    truth, score and call of every strip or beat
         for recordings without labels: _beats.csv, _hours.csv, _annotations/, one picture each
-Takes   half a minute on two cores.
+Takes   a minute on two cores.
 
 MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the MIT-BIH records.
 A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the
