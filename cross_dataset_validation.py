@@ -15,13 +15,16 @@ Nothing of the target chooses anything.
 """
 
 from functools import partial
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy.ndimage import median_filter
 from scipy.special import expit
+from tqdm import tqdm
 
 from model_evaluation import (
     Predictions,
@@ -41,14 +44,16 @@ from model_evaluation import (
     write_annotations,
 )
 from model_training import (
+    call_classes,
     choose_sides,
     load_checkpoint,
     log_odds,
     pick_leads,
     predict_rows,
     probabilities,
+    read_checkpoint,
     split_rows,
-    warnings_of,
+    warning_of,
 )
 from preprocess_mitbih import (
     check_choice,
@@ -70,6 +75,10 @@ ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS
 SHARED_STATEMENTS = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC SBRAD BIGU TRIGU 2AVB WPW".split()
 EARLY_PAC = "PAC against a slower rhythm"   # strips with mostly premature beats have no answer
 MIN_PATIENTS = 5          # with a positive strip; fewer have no interval
+
+# recordings without a reference
+PICTURES = 20             # of the first recordings
+AF_LOG_ODDS = -1.0        # least score of atrial fibrillation; chosen on DS1
 
 
 # ---- Strips of both databases ----
@@ -189,6 +198,12 @@ def score_strips(checkpoint, strips):
              f"{len(scores):,} of {count:,} pieces of 10 s")
 
 
+def shared_leads(checkpoint, target):
+    """Checkpoint, target -> the model's leads that the target has."""
+    wanted = checkpoint.recipe.leads
+    return [wanted[index] for index in lead_columns(target.leads, wanted) or [0]]
+
+
 def score_side(checkpoint, data, side, leads):
     """Checkpoint, dataset, its records (beats) or folds (records), leads -> Result."""
     cut_strips = {"beats": mitbih_strips, "records": ptbxl_strips}[data.kind]
@@ -276,7 +291,7 @@ def scores_table(results, thresholds):
     return pd.concat(tables)
 
 
-# ---- Beats: another database, or recordings without a reference ----
+# ---- Beats of another database ----
 
 def predict_beats(checkpoint, data):
     """Checkpoint, dataset of beats -> Predictions for all of its beats."""
@@ -291,86 +306,175 @@ def predict_beats(checkpoint, data):
     return Predictions(checkpoint, data, logits.mean(dim=0), rows)
 
 
-def compare_beats(predictions, source, title, name):
-    """Writes and prints the tables of model_evaluation.py for the beats of another database."""
+def write_report(report, rows, name):
+    """Dict with title and tables, table of strips or beats -> JSON and CSV; prints the tables."""
+    with new_files(f"{name}_cross.json", f"{name}_cross.csv") as paths:
+        paths[0].write_text(to_json(report))
+        rows.to_csv(paths[1], index=False, float_format="%.9g")
+    print_tables(report["tables"])
+    print(f"{report['title']}. Wrote {name}_cross.json, .csv")
+
+
+def compare_beats(predictions, source, report, name):
+    """Reports the tables of model_evaluation.py for the beats of another database."""
     scored = score_rows(predictions)
-    tables = make_tables(scored, summarise_metrics(scored))
+    report["tables"] = make_tables(scored, summarise_metrics(scored))
     train = split_rows(source, scored.recipe)["train"]
     shared = sorted({*source.patient[train]} & {*scored.data.patient})
     if shared:   # other databases reuse MIT-BIH's record names (118e06)
-        title += f". TRAINED ON ITS PATIENTS {' '.join(shared)}"
-    with new_files(f"{name}_cross.json", f"{name}_cross.csv") as paths:
-        paths[0].write_text(to_json({
-            "title": title, "recipe": vars(scored.recipe), "source": vars(source.header),
-            "target": vars(scored.data.header), "tables": tables}))
-        predictions_table(scored).to_csv(paths[1], index=False, float_format="%.9g")
-    print_tables(tables)
-    print(f"{title}. Wrote {name}_cross.json, .csv")
+        report["title"] += f". TRAINED ON ITS PATIENTS {' '.join(shared)}"
+    write_report(report, predictions_table(scored), name)
 
+
+# ---- Recordings without a reference ----
 
 def call_beats(predictions):
-    """Predictions for beats -> table, one row per beat: place, symbol, time, RR, probabilities."""
+    """Predictions for beats -> table, a row per beat: place, symbol, time, score of each class."""
     checkpoint, data, logits, rows = predictions
-    probability = probabilities(logits, checkpoint.recipe)
-    beats = called_beats(data, rows, probability)
+    scores = probabilities(logits, checkpoint.recipe)
+    called = call_classes(data, rows, scores, checkpoint.recipe)
+    beats = called_beats(data, rows, called)
     beats["time"] = data.metadata["sample"][beats.index] / data.rate   # s
-    beats["RR"] = beats.groupby("record")["time"].diff()               # s
-    beats["probability"] = probability.max(axis=1)[beats.index]
-    return beats.join(pd.DataFrame(probability, columns=checkpoint.header.class_names))
+    return beats.join(pd.DataFrame(scores, columns=checkpoint.header.class_names))
 
 
-def hourly_table(beats):
-    """Table of call_beats -> table of beats, rate, ectopic beats, couplets and runs by hour."""
-    called = beats[["record", "symbol"]]
-    run = (called != called.shift()).any(axis=1).cumsum()
-    length = beats.groupby(run)["symbol"].transform("size")
-    hour = beats["time"].astype(int) // 3600
-    table = beats[["record"]].assign(hour=hour, beats=1, rate=beats["RR"].where(beats["RR"] < 5))
+def readable_seconds(record, rate):
+    """Record of the header, its sampling rate -> (s,) mask of the seconds that can be read."""
+    readable = np.ones(-(-record["samples"] // rate), bool)
+    for start, stop in record["unreadable"]:
+        readable[start:stop] = False
+    return readable
+
+
+def rr_before(beats, readable):
+    """Beats of a record, readable_seconds -> RR interval before each beat in s.
+
+    NaN if a second of it cannot be read.
+    """
+    unreadable = np.cumsum(~readable)[beats["time"].astype(int)]   # seconds before the beat
+    return beats["time"].groupby(unreadable).diff()
+
+
+def call_rhythm(beats, data, model):
+    """Beats of a record with RR, dataset, checkpoint of PTB-XL or None -> rhythm of each strip.
+
+    The index is the start of the strip of 10 s, in s. In atrial fibrillation, the model's score is
+    high and the RR intervals between N beats are irregular, in most of three strips.
+    """
+    start = beats["time"].astype(int) // 10 * 10
+    rate = 60 / beats["RR"].groupby(start).median()
+    rhythm = pd.Series("N", rate.index)
+    rhythm[rate < 60] = "SBRAD"
+    rhythm[rate > 100] = "STACH"
+    if model and len(beats):
+        strips = mitbih_strips(data, beats["record"].unique(), shared_leads(model, data))
+        if len(strips.truth):
+            result = score_strips(model, strips)
+            score = result.scores["AFIB"].set_axis(result.place["sample"] // data.rate)
+            ectopic = beats["symbol"] != "N"
+            normal = beats["RR"].mask(ectopic | ectopic.shift(fill_value=False))
+            change = (normal.diff().abs() / normal).groupby(start).median()
+            is_af = (score.reindex(rate.index) > AF_LOG_ODDS) & (change > 0.04)
+            rhythm[median_filter(is_af, 3)] = "AFIB"
+    return rhythm
+
+
+def hourly_table(beats, rhythm, readable):
+    """Beats of a record with RR, call_rhythm, readable_seconds -> table by hour."""
+    run = (beats["symbol"] != beats["symbol"].shift()).cumsum()
+    length = run.map(run.value_counts())
+    table = pd.DataFrame({"beats": 1, "pauses": beats["RR"] > 2})
     for symbol in "SV":
         ectopic = beats["symbol"] == symbol
         begins = ectopic & ~run.duplicated()
         table[f"{symbol} beats"] = ectopic
         table[f"{symbol} couplets"] = begins & (length == 2)
         table[f"{symbol} runs"] = begins & (length > 2)
-    by_hour = table.groupby(["record", "hour"])
-    return by_hour.sum().assign(rate=60 / by_hour["rate"].mean())   # beats per minute
+    hour = beats["time"].astype(int) // 3600
+    is_af = rhythm == "AFIB"
+    episode = is_af.groupby((is_af != is_af.shift()).cumsum()).transform("sum")
+    rhythms = ["AFIB", "SBRAD", "STACH"]
+    of_strips = pd.DataFrame({f"{name} min": rhythm == name for name in rhythms}) / 6
+    by_hour = rhythm.index // 3600
+    minutes = pd.Series(readable).groupby(np.arange(len(readable)) // 3600).sum() / 60
+    hours = pd.DataFrame({"minutes analysed": minutes}).join([
+        table.groupby(hour).sum(), of_strips.groupby(by_hour).sum(),
+        (episode / 6).rename("longest AFIB min").groupby(by_hour).max()])
+    return hours.fillna(0).assign(rate=60 / beats["RR"].groupby(hour).mean())
 
 
-def plot_recording(data, beats, title, path):
-    """Table of call_beats of one record -> PNG: RR intervals, five beats of each class."""
+def marks_of(record, rhythm):
+    """Record of the header, call_rhythm -> annotations of unreadable signal (~), of rhythm (+)."""
+    marks = []
+    for start, stop in record["unreadable"]:
+        marks += [(start, "~", -1, ""), (stop, "~", 0, "")]   # -1: unreadable, 0: clean
+    note = rhythm.map({"AFIB": "(AFIB"}).fillna("(N")
+    for start, text in note[note != note.shift()].items():
+        marks.append((start, "+", 0, text))
+    marks = pd.DataFrame(marks, columns=["time", "symbol", "subtype", "aux_note"])
+    sample = (marks["time"] * record["rate"]).astype(int)
+    return marks.assign(record=record["name"], sample=sample)
+
+
+def plot_recording(data, record, beats, rhythm, path):
+    """Record of the header, its beats with RR, call_rhythm -> PNG.
+
+    RR intervals over unreadable signal (grey) and atrial fibrillation (red); beats of each class.
+    """
     symbols = beats["symbol"].unique()
     figure = Figure(figsize=(12, 12), layout="constrained")
-    rhythm, *papers = figure.subplots(1 + len(symbols))
+    rr, *papers = np.ravel(figure.subplots(1 + len(symbols)))
+    for start, stop in record["unreadable"]:
+        rr.axvspan(start / 60, stop / 60, color="0.85")
+    for start in rhythm.index[rhythm == "AFIB"]:
+        rr.axvspan(start / 60, (start + 10) / 60, ymax=0.05, color="tab:red")
     for paper, symbol in zip(papers, symbols):
         of_class = beats[beats["symbol"] == symbol]
         marker = "." if symbol == "N" else f"${symbol}$"
-        rhythm.scatter(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), marker=marker)
-        likeliest = of_class.nlargest(5, "probability")
-        voltage = np.pad(data.signals[likeliest.index, 0], ((0, 0), (0, 9)), constant_values=np.nan)
+        rr.scatter(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), marker=marker)
+        some = of_class.index[::len(of_class) // 5 + 1]
+        voltage = np.pad(data.signals[some, 0], ((0, 0), (0, 9)), constant_values=np.nan)
         voltage = voltage.reshape(1, -1)   # side by side, with gaps
-        times = ", ".join(f"{time:.1f}" for time in likeliest["time"])
-        draw_ecg(paper, data.rate, voltage, np.zeros_like(voltage), [""], f"{symbol} at {times} s")
-    rhythm.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
-    save_figure(figure, title, path)
+        title = f"{symbol}: {len(some)} of {len(of_class):,} beats"
+        draw_ecg(paper, data.rate, voltage, np.zeros_like(voltage), [""], title)
+    rr.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
+    save_figure(figure, f"{record['name']}. Grey: unreadable. Red: atrial fibrillation", path)
 
 
-def annotate(predictions, title, name):
-    """Writes what a model calls in recordings without a reference; nothing is scored."""
+def annotate(predictions, name):
+    """Writes what the models call in recordings without a reference; nothing is scored."""
     data = predictions.data
-    beats = call_beats(predictions)
-    hours = hourly_table(beats)
-    names = beats["record"].unique()
-    pictures = [f"{name}_{record.replace('/', '_')}.png" for record in names]
+    path = Path(f"ptbxl_{MODEL}_strips_model.pth")
+    model = read_checkpoint("ptbxl", MODEL, strips=True) if path.exists() else None
+    calls = call_beats(predictions)
+    records = data.header.records
+    pictures = [f"{name}_{record['name'].replace('/', '_')}.png" for record in records[:PICTURES]]
+    tables, hours, marks = [], {}, []
     with new_files(f"{name}_beats.csv", f"{name}_hours.csv", *pictures) as paths:
+        for number, record in enumerate(tqdm(records, desc="recordings", disable=None)):
+            readable = readable_seconds(record, data.rate)
+            beats = calls[calls["record"] == record["name"]]
+            beats = beats.assign(RR=rr_before(beats, readable))
+            rhythm = call_rhythm(beats, data, model)
+            tables.append(beats)
+            hours[record["name"]] = hourly_table(beats, rhythm, readable)
+            marks.append(marks_of(record, rhythm if model else rhythm[:0]))
+            if number < PICTURES:
+                plot_recording(data, record, beats, rhythm, paths[2 + number])
+        beats = pd.concat(tables)
         beats.rename(columns={"symbol": "class"}).to_csv(
             paths[0], index=False, float_format="%.4f")
+        hours = pd.concat(hours, names=["record", "hour"])
+        if not model:
+            hours = hours.drop(columns=["AFIB min", "longest AFIB min"])
         hours.to_csv(paths[1])
-        for record, path in zip(names, paths[2:]):
-            plot_recording(data, beats[beats["record"] == record], f"{title}: {record}", path)
-    write_annotations(beats, f"{name}_annotations", predictions.checkpoint.model)
-    print_tables({"calls by hour": hours})
+    marks = pd.concat([*marks, beats]).sort_values(["record", "sample"], kind="stable")
+    write_annotations(marks, f"{name}_annotations", predictions.checkpoint.model)
+    print_tables({"calls by hour, the first 48 rows": hours.head(48)})
+    if not model:
+        print(f"{path} is not in this folder: nothing looked for atrial fibrillation")
     print("No reference (ANNOTATOR = None): nothing was scored. "
-          f"Wrote {name}_beats.csv, _hours.csv, _annotations/, {', '.join(pictures)}")
+          f"Wrote {name}_beats.csv, _hours.csv, _annotations/, {len(pictures)} pictures")
 
 
 # ---- Main ----
@@ -388,12 +492,6 @@ def shared_questions(checkpoint, source, truth):
     return names[asked | (names == ABNORMAL)]
 
 
-def shared_leads(checkpoint, target):
-    """Checkpoint, target -> the model's leads that the target has."""
-    wanted = checkpoint.recipe.leads
-    return [wanted[index] for index in lead_columns(target.leads, wanted) or [0]]
-
-
 def compare(checkpoint, source, target):
     """Checkpoint, both datasets -> dict of side -> Result, and thresholds, of shared questions."""
     sides = checkpoint.recipe.sides
@@ -401,7 +499,7 @@ def compare(checkpoint, source, target):
     test = choose_sides(target, "inter_patient")["test"]
     results = {"cross-domain": score_side(checkpoint, target, test, leads)}
     names = shared_questions(checkpoint, source, results["cross-domain"].truth)
-    if sides["test"] and checkpoint.recipe.split != "random":   # which trains on test records
+    if sides["test"]:
         home = score_side(checkpoint, source, sides["test"], leads)
         results = {"in-domain": home} | results
     known = sides["validation"]
@@ -412,26 +510,17 @@ def compare(checkpoint, source, target):
             for side, result in results.items()}, thresholds
 
 
-def compare_strips(checkpoint, source, target, title, name):
-    """Writes and prints how well the model answers the questions on both databases."""
+def compare_strips(checkpoint, source, target, report, name):
+    """Reports how well the model answers the questions on both databases."""
     results, thresholds = compare(checkpoint, source, target)
-    scores = scores_table(results, thresholds)
-    if not (results["cross-domain"].truth == 1).any(axis=None):
-        with new_files(f"{name}_cross.csv") as [path]:
-            scores.to_csv(path, index=False)
-        print(f"{target.name} has no positive labels: nothing was scored. Wrote {name}_cross.csv")
-        return
-    tables = cross_tables(results, thresholds)
-    with new_files(f"{name}_cross.json", f"{name}_cross.csv") as paths:
-        paths[0].write_text(to_json({
-            "title": title, "recipe": vars(checkpoint.recipe), "source": vars(source.header),
-            "target": vars(target.header), "tables": tables,
-            "notes": {side: result.note for side, result in results.items()}}))
-        scores.to_csv(paths[1], index=False, float_format="%.9g")
-    print_tables(tables)
-    for side, result in results.items():
-        print(f"{side}: {result.note}")
-    print(f"Wrote {name}_cross.json, .csv")
+    report["notes"] = {side: result.note for side, result in results.items()}
+    report["tables"] = {}
+    if (results["cross-domain"].truth == 1).any(axis=None):
+        report["tables"] = cross_tables(results, thresholds)
+    else:
+        report["title"] += ". No positive labels: nothing was scored"
+    print(*(f"{side}: {note}" for side, note in report["notes"].items()), sep="\n")
+    write_report(report, scores_table(results, thresholds), name)
 
 
 def main():
@@ -442,19 +531,19 @@ def main():
     source = load_dataset(PRETRAINED_DATASET)
     target = load_dataset(TEST_DATASET)
     checkpoint = load_checkpoint(source, MODEL, strips=source.kind != target.kind)
-    warnings = warnings_of(source.header, checkpoint.recipe)
-    if target.header.simulated and not source.header.simulated:
-        warnings.append(f"SIMULATED DATA in {TEST_DATASET}: no score is a result")
-    title = ". ".join([f"{MODEL} trained on {source.name}, tested on {target.name}", *warnings])
+    title = f"{MODEL} trained on {source.name}, tested on {target.name}"
+    title += warning_of(source.header.simulated or target.header.simulated)
+    report = {"title": title, "recipe": vars(checkpoint.recipe), "source": vars(source.header),
+              "target": vars(target.header)}
     print(title)
     name = f"{source.name}_to_{target.name}_{MODEL}"
     if target.kind == "records" or (source.kind == "records" and target.header.annotator):
-        compare_strips(checkpoint, source, target, title, name)
+        compare_strips(checkpoint, source, target, report, name)
     elif target.header.annotator:
-        compare_beats(predict_beats(checkpoint, target), source, title, name)
+        compare_beats(predict_beats(checkpoint, target), source, report, name)
     else:
         check_choice("for ANNOTATOR = None, PRETRAINED_DATASET", PRETRAINED_DATASET, ["mitbih"])
-        annotate(predict_beats(checkpoint, target), title, name)
+        annotate(predict_beats(checkpoint, target), name)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Reads   {dataset}_{model}_model.pth        from model_training.py
         {dataset}_*.npy                    all that the dataset's preprocess script writes
 Writes  {dataset}_{model}_metrics.json     every table that is printed, with the protocol
-        {dataset}_{model}_predictions.csv  one row per test row: truth, called, probabilities
+        {dataset}_{model}_predictions.csv  one row per test row: truth, called, scores
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
                                            bxb, LightWAVE and wfdb.rdann: {record}.{model}
         {dataset}_{model}_curves.png       ROC and precision-recall curves
@@ -30,17 +30,17 @@ from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from model_training import (
     Inputs,
+    call_classes,
     class_logits,
     crop_logits,
     load_checkpoint,
     make_inputs,
     offset_of,
-    predict,
     predict_rows,
     probabilities,
     split_rows,
     task_members,
-    warnings_of,
+    warning_of,
 )
 from preprocess_mitbih import (
     around,
@@ -95,7 +95,7 @@ def predict_test_rows(dataset, model):
     if not len(rows):
         raise SystemExit(f"{dataset}_signals.npy has no test rows with a label: preprocess the "
                          "complete dataset, or train with another SPLIT")
-    if data.kind == "beats" and recipe.split != "random":
+    if data.kind == "beats":
         rows = np.flatnonzero(np.isin(data.record, recipe.sides["test"]))   # all their beats
     logits, rows = predict_rows(checkpoint, data, rows)
     return Predictions(checkpoint, data, logits.mean(dim=0), rows)
@@ -120,13 +120,14 @@ def score_rows(predictions, task=None):
         truth = data.labels[rows, None] == np.arange(len(names))
         known = data.labels[rows] >= 0
         probability = probabilities(logits, recipe)
-        called = np.arange(len(names)) == probability.argmax(axis=1)[:, None]
+        of_class = call_classes(data, rows, probability, recipe)
+        called = np.arange(len(names)) == of_class[:, None]
         title = f"{data.name}, {data.header.r_peaks} beats"
-        beats = called_beats(data, rows, probability)
+        beats = called_beats(data, rows, of_class)
     if not known.any():
         raise SystemExit(f"no test row has a label of {title}: preprocess the complete dataset")
     title += f", {checkpoint.model}, {recipe.split} split, {known.sum():,} rows"
-    title = ". ".join([title, *warnings_of(data.header, recipe)])
+    title += warning_of(data.header.simulated)
     return Scored(
         title, data, checkpoint.net, recipe, names, members,
         rows=rows[known],
@@ -234,8 +235,8 @@ def summarise_metrics(scored):
 
 # ---- Beat by beat, as in ANSI/AAMI EC57 ----
 
-def called_beats(data, rows, probability):
-    """Dataset, (n,) rows of beats, probabilities -> table of record, sample, symbol of each call.
+def called_beats(data, rows, called):
+    """Dataset, (n,) rows of beats, (n,) classes -> table of record, sample, symbol of each call.
 
     The samples are the record's own, as in its annotation file.
     """
@@ -245,19 +246,23 @@ def called_beats(data, rows, probability):
     beats = pd.DataFrame({
         "record": data.record[rows],
         "sample": np.round(data.metadata["sample"][rows] * (rates / header.sampling_rate)),
-        "symbol": symbols[probability.argmax(axis=1)],
+        "symbol": symbols[called],
     }, rows)
     return beats[beats["symbol"] != "not a beat"].astype({"sample": int})
 
 
-def write_annotations(beats, folder, extension):
-    """Table of called_beats -> a WFDB annotation file of each record."""
-    for record, called in beats.groupby("record"):
+def write_annotations(marks, folder, extension):
+    """Table of record, sample, symbol, maybe subtype, aux_note -> annotation file of a record."""
+    columns = ["sample", "symbol", "subtype", "aux_note"]
+    for record, table in marks.groupby("record"):
+        table = table.reindex(columns=columns).astype(object)
+        table = table.fillna({"subtype": 0, "aux_note": ""})
         path = Path(folder, f"{record}.{extension}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_files(path) as (temporary,), TemporaryDirectory() as scratch:
-            wfdb.wrann("record", "beats", called["sample"].to_numpy(),
-                       called["symbol"].to_numpy(), write_dir=scratch)
+            wfdb.wrann("record", "beats", table["sample"].to_numpy(int),
+                       table["symbol"].to_numpy(str), table["subtype"].to_numpy(int),
+                       aux_note=table["aux_note"].tolist(), write_dir=scratch)
             temporary.write_bytes(Path(scratch, "record.beats").read_bytes())
 
 
@@ -328,23 +333,25 @@ def ec57_rows(counts, false_sveb):
 
 def largest_classes(scored):
     """Scored -> the eight classes with most rows: pictures have no room for more."""
-    return np.sort(np.argsort(-scored.truth.sum(axis=0), kind="stable")[:8])
+    rows = scored.truth.sum(axis=0)
+    largest = np.argsort(-rows, kind="stable")[:8]
+    return np.sort(largest[rows[largest] > 0])
 
 
 def choose_examples(scored):
     """Scored -> (m,) rows among the scored ones and the class to explain for each.
 
-    Up to 20 correct rows per class, around the median confidence. There may be none.
+    Of each class, the row of median score among the correct ones, or among all if none is correct.
     """
-    rows, classes = [], []
-    for k in largest_classes(scored):
-        correct = np.flatnonzero(scored.truth[:, k] & scored.called[:, k])
-        ranked = correct[np.argsort(scored.probability[correct, k])]
-        first = max(0, len(ranked) - 20) // 2
-        chosen = ranked[first:first + 20]
-        rows.extend(chosen)
-        classes.extend([k] * len(chosen))
-    return np.array(rows, int), np.array(classes, int)
+    classes = largest_classes(scored)
+    rows = []
+    for k in classes:
+        of_class = scored.truth[:, k]
+        correct = of_class & scored.called[:, k]
+        some = np.flatnonzero(correct if correct.any() else of_class)
+        ranked = some[np.argsort(scored.probability[some, k])]
+        rows.append(ranked[len(ranked) // 2])
+    return np.array(rows), classes
 
 
 def integrated_gradients(scored, inputs, classes):
@@ -366,34 +373,10 @@ def integrated_gradients(scored, inputs, classes):
     return total / 32 * (signals - base)
 
 
-def deletion_test(scored, inputs, classes, attribution, rng=None):
-    """Inputs of m rows, class of each, (m, leads, samples) -> dict: mean probability of the class.
-
-    The samples with the largest attribution, some shares of the time, become a flat line.
-    With rng, the attributions are moved to random places first. This keeps their shape but not
-    their place; a useful attribution must do better.
-    """
-    signals, features = inputs
-    samples = signals.shape[2]
-    weight = attribution.sum(axis=1)
-    if rng:
-        weight = np.stack([np.roll(row, rng.integers(samples)) for row in weight])
-    rank = np.argsort(np.argsort(-weight))   # 0: the largest of its row
-    curve = {}
-    for share in (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5):
-        deleted = torch.from_numpy(rank < round(share * samples))[:, None]
-        x = torch.where(deleted, offset_of(signals), signals)
-        logits = predict(scored.net, Inputs(x, features), scored.recipe.crop).mean(dim=0)
-        probability = probabilities(logits, scored.recipe, scored.members)
-        curve[share] = probability[np.arange(len(classes)), classes].mean()
-    return curve
-
-
 def explain(scored, rows, classes):
-    """(m,) rows among the scored ones, class of each -> examples, attribution, deletion test.
+    """(m,) rows among the scored ones, class of each -> (m, leads, samples) attribution.
 
-    The example of a class is its median row. Attribution: (examples, leads, samples) size of the
-    integrated gradients, smoothed over 0.02 s. The deletion test is of all m rows.
+    The size of the integrated gradients, smoothed over 0.02 s.
     """
     wanted = scored.rows[rows]
     inputs, number = make_inputs(scored.data, np.unique(wanted), scored.recipe)
@@ -401,14 +384,7 @@ def explain(scored, rows, classes):
     gradients = integrated_gradients(scored, inputs, classes)
     # the channels of a lead (the relative beat, its difference) add up: its voltage moves both
     size = gradients.unflatten(1, (-1, len(scored.recipe.leads))).sum(dim=1).abs().numpy()
-    attribution = uniform_filter1d(size, round(0.02 * scored.data.rate), axis=2)
-    test = partial(deletion_test, scored, inputs, classes, attribution)
-    deletion = {
-        "at its places": test(),
-        "at random places": test(np.random.default_rng(0))}
-    numbers = pd.Series(range(len(rows)))
-    median = numbers.groupby(classes).quantile(interpolation="higher")
-    return rows[median], attribution[median], pd.DataFrame(deletion)
+    return uniform_filter1d(size, round(0.02 * scored.data.rate), axis=2)
 
 
 # ---- Pictures ----
@@ -443,7 +419,8 @@ def draw_ecg(axis, rate, voltage, attribution, names, title):
     """
     time = np.arange(voltage.shape[1]) / rate
     for number, name in enumerate(names):
-        level = voltage[number] - np.nanmedian(voltage[number]) - 2 * number
+        level = voltage[number] - np.nanmedian(voltage[number])
+        level = level.clip(-6, 6) - 2 * number   # mV; more would take hours to draw
         weight = attribution[number][None, 1:]
         band = axis.pcolormesh(
             time, [np.nanmin(level), np.nanmax(level)], weight,
@@ -464,7 +441,7 @@ def draw_ecg(axis, rate, voltage, attribution, names, title):
 
 
 def caption_of(scored, row):
-    """Row among the scored ones -> caption: record, time, true and most probable class."""
+    """Row among the scored ones -> caption: record, time, true class and the highest score."""
     names = np.array(scored.names)
     data = scored.data
     caption = f"record {data.record[scored.rows[row]]}"
@@ -472,7 +449,7 @@ def caption_of(scored, row):
         caption += f", {data.metadata['sample'][scored.rows[row]] / data.rate:.1f} s"
     truth = "+".join(names[scored.truth[row]])
     p = scored.probability[row]
-    return f"{caption}: true {truth}, most probable {names[p.argmax()]} ({p.max():.2f})"
+    return f"{caption}: true {truth}, highest score {names[p.argmax()]} ({p.max():.2f})"
 
 
 def draw_beat(axis, scored, row, weight):
@@ -518,7 +495,7 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
 # ---- Report ----
 
 def predictions_table(scored):
-    """Scored -> table with one row per test row: identifiers, truth, called, probabilities."""
+    """Scored -> table with one row per test row: identifiers, truth, called, scores."""
     names = np.array(scored.names)
     fields = {"records": ["fold", "age", "sex"], "beats": ["sample", "symbol"]}[scored.data.kind]
     table = pd.DataFrame({
@@ -529,7 +506,7 @@ def predictions_table(scored):
         "called": ["+".join(names[row]) for row in scored.called],
     })
     table[[f"{name} true" for name in names]] = scored.truth.astype(int)
-    table[[f"{name} probability" for name in names]] = scored.probability
+    table[[f"{name} score" for name in names]] = scored.probability
     return table
 
 
@@ -569,7 +546,7 @@ def make_tables(scored, summary):
     if LARGEST_RECORD in record:
         others = pd.DataFrame(metrics(scored, (record != LARGEST_RECORD)[None].astype(float)))
         tables[f"without record {LARGEST_RECORD}"] = others.iloc[0].unstack(sort=False)
-    if scored.recipe.split != "random" and scored.data.header.symbols == [*"NSVFQ"]:
+    if scored.data.header.symbols == [*"NSVFQ"]:
         for start in (0, 5):
             counts = beat_counts(scored.data, scored.beats, np.unique(record), 60 * start)
             tables[f"EC57 from {start}:00"] = ec57_table(counts)
@@ -599,15 +576,15 @@ def task_tables(predictions, task, summary):
 
 # ---- Main ----
 
-def draw_pictures(scored, examples, attribution, paths):
-    """Draws curves, the largest errors and, if there are any, the explained examples."""
-    curves, mistakes, *explanation = paths
+def draw_pictures(scored, curves, mistakes, explanation):
+    """Draws curves, the largest errors and the explained examples to these paths."""
     plot_curves(scored, curves)
     error = np.abs(scored.truth - scored.probability).max(axis=1)
     worst = np.argsort(-error)[:3 if scored.data.kind == "records" else 12]
     plot_ecgs(scored, worst, np.zeros((len(worst), 1, 1)), "The largest errors", mistakes)
-    for path in explanation:
-        plot_ecgs(scored, examples, attribution, "Integrated gradients", path)
+    examples, classes = choose_examples(scored)
+    attribution = explain(scored, examples, classes)
+    plot_ecgs(scored, examples, attribution, "Integrated gradients", explanation)
 
 
 def main():
@@ -618,13 +595,7 @@ def main():
     tables = make_tables(scored, summary)
     if scored.data.kind == "records":
         tables |= task_tables(predictions, TASK, summary)
-    parts = ["metrics.json", "predictions.csv", "curves.png", "mistakes.png"]
-    examples, classes = choose_examples(scored)
-    attribution = None
-    if len(examples):
-        examples, attribution, tables["deletion test"] = explain(scored, examples, classes)
-        parts.append("explanation.png")
-
+    parts = ["metrics.json", "predictions.csv", "curves.png", "mistakes.png", "explanation.png"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
         paths[0].write_text(to_json({
             "title": scored.title,
@@ -632,14 +603,11 @@ def main():
             "header": vars(scored.data.header),
             "tables": tables}))
         predictions_table(scored).to_csv(paths[1], index=False, float_format="%.9g")
-        draw_pictures(scored, examples, attribution, paths[2:])
-    if scored.data.kind == "beats" and scored.recipe.split != "random":
+        draw_pictures(scored, *paths[2:])
+    if scored.data.kind == "beats":
         write_annotations(scored.beats, f"{DATASET}_{MODEL}_annotations", MODEL)
     print(scored.title)
     print_tables(tables)
-    if not len(examples):
-        Path(f"{DATASET}_{MODEL}_explanation.png").unlink(missing_ok=True)
-        print("No test row is called correctly, so there is no explanation.png")
     print(f"Wrote {DATASET}_{MODEL}_ {', '.join(parts)}")
 
 

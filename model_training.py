@@ -1,33 +1,24 @@
 """Trains a CNN, LSTM or MLP on MIT-BIH beats or PTB-XL records.
 
 Reads   {dataset}_*.npy   all that the dataset's preprocess script writes
-Writes  {dataset}_{model}_model.pth      weights, and everything later stages need
-        {dataset}_{model}_state.pth      after every epoch, for RESUME; removed at the end
-        {dataset}_{model}_strips_*       the same two of the second net, for strips
+Writes  {dataset}_{model}_model.pth          weights, and everything later stages need
+        {dataset}_{model}_strips_model.pth   the same of the second net, for strips
 Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
-
-Several GPUs: torchrun --nproc-per-node=2 model_training.py
 """
 
-import atexit
 import io
-import os
-import sys
 import time
 import zipfile
 from functools import partial
 from math import ceil
-from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
-import torch.distributed as dist
 from scipy.special import logit
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score, roc_auc_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -50,7 +41,7 @@ LEADS = None              # None: those of RECIPES, or names in the data: ["MLII
 
 # split
 SPLIT = "inter_patient"   # "inter_patient": DS1 to DS2, PTB-XL's folds; "all": test side and
-                          # paced records train too; "random" leaks patients
+                          # paced records train too
 VALIDATION_RECORDS = ["114", "124", "203", "220", "223"]   # of DS1, see hold_out
 VALIDATION_FOLD = 9       # PTB-XL: for the thresholds
 TEST_FOLD = 10            # PTB-XL: only for the report
@@ -58,7 +49,6 @@ TEST_FOLD = 10            # PTB-XL: only for the report
 # run
 SEED = 0                  # one seed, one result, on the CPU
 SECOND_NET = True         # train the net for strips too
-RESUME = False            # True: continue a stopped run after its last complete epoch
 DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
 
 # Settings of each net. A net for strips scores 10 s strips of the other database. sizes: a cnn has
@@ -68,6 +58,7 @@ RECIPES = {
         "leads": "II",               # what the net sees; if the data have none of them, their first
         "crop_seconds": 0.5,         # the net sees the middle of a beat
         "context_seconds": 1800,     # of one median beat and one RR statistic
+        "upright": True,             # turn leads whose median beat points down
         "signal_noise": 2.5,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.3,         # the same for the RR features
         "height_noise": 0.0,         # standard deviation of the log of a random factor
@@ -90,6 +81,7 @@ RECIPES = {
         "leads": "II V1",            # what the net sees; if the data have none of them, their first
         "crop_seconds": 0.5,         # the net sees the middle of a beat
         "context_seconds": 10,       # of one median beat and one RR statistic
+        "upright": False,            # in V1, the direction tells the bundle branch blocks apart
         "signal_noise": 2.5,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.3,         # the same for the RR features
         "height_noise": 0.0,         # standard deviation of the log of a random factor
@@ -172,7 +164,7 @@ def choose_sides(data, split):
 def split_rows(data, recipe):
     """Dataset, settings -> dict of side -> (rows,) beats with a class, records with a statement.
 
-    recipe.sides has the records or folds of each side; a random split follows recipe.seed.
+    recipe.sides has the records or folds of each side.
     """
     has_label = data.labels >= 0
     record_or_fold = data.record
@@ -181,20 +173,13 @@ def split_rows(data, recipe):
         record_or_fold = data.metadata["fold"]
     rows = {side: np.flatnonzero(np.isin(record_or_fold, of_side))
             for side, of_side in recipe.sides.items()}
-    if recipe.split == "random":
-        order = np.random.default_rng(recipe.seed).permutation(len(data.labels))
-        parts = np.split(order, [int(0.8 * len(order)), int(0.9 * len(order))])
-        rows = dict(zip(rows, map(np.sort, parts)))
     return {side: of_side[has_label[of_side]] for side, of_side in rows.items()}
 
 
-def check_patients(data, rows, split):
-    """Stops the run if a patient is on two sides; a random split says so. Returns a sentence."""
+def check_patients(data, rows):
+    """Stops the run if a patient is on two sides. Returns a sentence."""
     train, validation, test = (set(data.patient[of_side].tolist()) for of_side in rows.values())
     shared = (train & validation) | ((train | validation) & test)
-    if split == "random":
-        return (f"*** LEAKY SPLIT: {len(shared)} patients are on several sides of it. The scores "
-                "are far too good, for comparison with older papers only ***")
     known = shared & test & {"201"} if data.name == "mitbih" else set()
     if shared - known:
         raise SystemExit(f"patients {', '.join(sorted(shared - known)[:10])} are on two sides of "
@@ -241,7 +226,7 @@ def make_inputs(data, rows, recipe):
     signals, features, numbers = [], [], []
     for number, beats, peaks in contexts(data, rows, recipe):
         chosen = is_wanted[number]
-        signals.append(relative_beats(beats, recipe.crop)[chosen])
+        signals.append(relative_beats(beats, recipe)[chosen])
         features.append(rhythm_features(rr_intervals(peaks, recipe.rate))[chosen])
         numbers.append(number[chosen])
     if not numbers:
@@ -255,14 +240,15 @@ def record_contexts(data, rows, recipe):
 
     Each time: (k,) rows, (k, leads, segment) mV, (k,) R peaks.
     """
-    beats = pd.DataFrame({name: data.metadata[name] for name in ("record", "sample")})
-    duration = beats.groupby("record")["sample"].transform("max") + 1
+    record = data.metadata["record"]
+    sample = pd.Series(data.metadata["sample"])
+    duration = sample.groupby(record).transform("max") + 1
     parts = (duration / (recipe.context_seconds * recipe.rate)).round().clip(lower=1)
-    part = beats["sample"] * parts // duration
-    for context in beats.groupby(["record", part]).indices.values():
+    part = sample * parts // duration
+    for context in sample.groupby([record, part]).indices.values():
         if np.isin(context, rows).any():
             signals = pick_leads(data.signals[context], data.leads, recipe.leads)
-            yield context, signals, data.metadata["sample"][context]
+            yield context, signals, sample[context].to_numpy()
 
 
 def strip_contexts(data, rows, recipe):
@@ -286,28 +272,33 @@ def record_features(peaks, rate):
     return np.concatenate([of_beats.mean(axis=0), of_beats.min(axis=0), of_beats.max(axis=0)])
 
 
-def relative_beats(signals, crop):
+def relative_beats(signals, recipe):
     """(n, leads, samples) mV, all beats of a record -> (n, 2 * leads, crop) float32.
 
     The middle of the beats, scaled by the height of the median beat, then their differences from
     it. The median beat needs no labels, only the positions of all beats, as in Holter analysis.
+    With `upright`, a lead whose median beat points down is turned.
     """
     beats = signals - np.median(signals, axis=2, keepdims=True)   # no baseline
     median = np.median(beats, axis=0)
-    height = np.maximum(np.ptp(median, axis=1), 0.1)[:, None]   # mV; keeps a flat lead flat
+    height = np.maximum(np.ptp(median, axis=1), 0.1)   # mV; keeps a flat lead flat
+    if recipe.upright:
+        height = np.copysign(height, median.max(axis=1) + median.min(axis=1))
+    height = height[:, None]
     relative = np.concatenate([beats, beats - median], axis=1) / np.tile(height, (2, 1))
-    start = (signals.shape[2] - crop) // 2
-    return relative[:, :, start:start + crop].astype(np.float32)
+    start = (signals.shape[2] - recipe.crop) // 2
+    return relative[:, :, start:start + recipe.crop].astype(np.float32)
 
 
 def rr_intervals(peaks, rate):
     """(k,) R peaks of a record -> (k, 20) s: the ten RR intervals before and after each beat.
 
-    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record; others
-    are limited to 0.1 and 5 s.
+    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record and above
+    3 s, over a gap or a pause. The least is 0.1 s.
     """
     edge = np.full(10, np.nan)
-    intervals = np.concatenate([edge, (np.diff(peaks) / rate).clip(0.1, 5), edge])
+    intervals = (np.diff(peaks) / rate).clip(0.1)
+    intervals = np.concatenate([edge, np.where(intervals > 3, np.nan, intervals), edge])
     return np.lib.stride_tricks.sliding_window_view(intervals, 20)[:len(peaks)]
 
 
@@ -318,7 +309,7 @@ def rhythm_features(rr):
     the intervals around the beat to each other and to the mean of those before; of that mean to
     the median; the two intervals in s; the spread of the last ones; the record's quantiles over
     its median, and the beat's interval over the quantiles. The last two tell an early beat of a
-    regular rhythm from atrial fibrillation. An interval beyond the record counts as the median.
+    regular rhythm from atrial fibrillation. A missing interval counts as the median.
     """
     median = np.nanmedian(rr) if np.isfinite(rr).any() else 1.0
     rr = np.nan_to_num(rr, nan=median)
@@ -328,9 +319,15 @@ def rhythm_features(rr):
     mean = before.mean(axis=1)
     quantiles = np.quantile(previous, [0.10, 0.25, 0.75, 0.90])
     columns = [
-        np.log(rr[:, 5:15] / median), np.log(previous / mean), np.log(following / mean),
-        np.log(following / previous), np.log(mean / median), previous, following,
-        np.log(before).std(axis=1), np.tile(np.log(quantiles / median), (len(rr), 1)),
+        np.log(rr[:, 5:15] / median),
+        np.log(previous / mean),
+        np.log(following / mean),
+        np.log(following / previous),
+        np.log(mean / median),
+        previous,
+        following,
+        np.log(before).std(axis=1),
+        np.tile(np.log(quantiles / median), (len(rr), 1)),
         np.log(previous[:, None] / quantiles)]
     return np.column_stack(columns).astype(np.float32)
 
@@ -536,7 +533,7 @@ def predict_rows(checkpoint, data, rows):
     Part by part, so that memory stays flat.
     """
     recipe = checkpoint.recipe
-    size = {"beats": 50_000, "records": 2_500}[data.kind]
+    size = {"beats": 20_000, "records": 1_000}[data.kind]
     parts = np.array_split(rows, len(rows) // size + 1)
     logits, numbers = [], []
     for part in parts:
@@ -577,6 +574,30 @@ def probabilities(logits, recipe, members=None):
         any_label = members.any(axis=1, keepdims=True)
         chance /= class_logits(logits, recipe, any_label).sigmoid()
     return chance.numpy()
+
+
+def premature_beats(data):
+    """Dataset of beats -> mask: the RR interval is below 0.85 of the median of the three before."""
+    rr = pd.Series(data.metadata["sample"]).groupby(data.metadata["record"]).diff() / data.rate
+    rr = rr.mask(rr > 3)   # a gap or a pause: the next three beats have no median
+    usual = rr.rolling(3).median().shift()
+    return (rr < 0.85 * usual).to_numpy()
+
+
+def call_classes(data, rows, probability, recipe):
+    """Dataset of beats, (n,) sorted rows, (n, classes) probabilities -> (n,) classes.
+
+    The most probable class that is called. A run of S has a premature beat; without one, it is
+    sinus tachycardia, and its beats are N.
+    """
+    called = np.where(recipe.called, probability, -1).argmax(axis=1)
+    s = np.flatnonzero(np.array(recipe.classes)[called] == "S")
+    run = np.cumsum(np.diff(rows[s], prepend=0) > 3)   # one or two others may be in between
+    of_run = [data.metadata["record"][rows[s]], run]
+    premature = pd.Series(premature_beats(data)[rows[s]])
+    is_sinus = ~premature.groupby(of_run).transform("any")
+    called[s[is_sinus]] = recipe.classes.index("N")
+    return called
 
 
 # ---- Training ----
@@ -626,7 +647,7 @@ def training_batches(net, examples, rows, batch_size, recipe):
 
 
 def add_noise(signals, features, net, recipe):
-    """(b, channels, samples), (b, k) -> the same with noise, another height, missing leads (0)."""
+    """Signals and features of a batch -> the same with noise, another height, missing leads (0)."""
     if recipe.signal_noise:
         spread = net.normalise_signals.spread
         signals = signals + recipe.signal_noise * spread * torch.randn_like(signals)
@@ -673,115 +694,35 @@ def predict_validation(net, examples, rows, recipe):
     return predict(net, inputs, recipe.crop).mean(dim=0)
 
 
-def validation_score(probability, targets):
-    """(n, k) probabilities, targets of the validation rows -> the score; higher is better.
-
-    Records: macro AUC. Beats: mean F1 of the first three classes, N, S and V.
-    """
-    if targets.ndim == 2:
-        return np.mean([roc_auc_score(truth, p) for truth, p in zip(targets.T, probability.T)
-                        if truth.min() < truth.max()])
-    return f1_score(targets, probability.argmax(axis=1), average="macro", zero_division=0,
-                    labels=[0, 1, 2])
-
-
-def fit(net, examples, rows, recipe, header, name):
+def fit(net, examples, rows, recipe):
     """Trains the net -> history, a dict for each epoch.
 
     The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing.
     Every fourth epoch is validated, counted from the last.
     """
-    run = vars(recipe) | header.sha256
-    state_path = Path(f"{name}_state.pth")
     nets = len(net.nets)   # each of them sees as many rows as there are
+    train_rows = np.tile(rows["train"], nets)
     batch_size = nets * min(recipe.batch_size, len(rows["train"]))
-    model, train_rows, batch_size = divide_work(net, np.tile(rows["train"], nets), batch_size)
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimiser, recipe.learning_rate,
         total_steps=recipe.epochs * (len(train_rows) // batch_size))
     weight = class_weights(examples.targets[rows["train"]], recipe)
     loss_function = partial(loss_of, recipe, weight)
-    parts = net, optimiser, schedule
+    held_out = rows["validation"]
     history = []
-    if RESUME and state_path.exists():
-        history = load_state(state_path, run, parts)
-
-    for epoch in range(len(history) + 1, recipe.epochs + 1):
+    for epoch in range(1, recipe.epochs + 1):
         began = time.perf_counter()
         batches = training_batches(net, examples, train_rows, batch_size, recipe)
-        loss = train_epoch(model, batches, loss_function, optimiser, schedule)
-        if not is_main_process():
-            continue
+        loss = train_epoch(net, batches, loss_function, optimiser, schedule)
         history.append({"epoch": epoch, "loss": loss})
-        if len(rows["validation"]) and not (recipe.epochs - epoch) % 4:
-            probability = probabilities(predict_validation(net, examples, rows, recipe), recipe)
-            targets = examples.targets[rows["validation"]].cpu().numpy()
-            history[-1]["validation score"] = float(validation_score(probability, targets))
+        if len(held_out) and not (recipe.epochs - epoch) % 4:
+            logits = predict_validation(net, examples, rows, recipe).to(examples.targets.device)
+            loss = loss_function(logits, examples.targets[held_out], examples.statements[held_out])
+            history[-1]["validation loss"] = loss.item()
         print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
               f"{time.perf_counter() - began:.1f} s", flush=True)
-        with new_files(state_path) as [path]:
-            save_pth(path, {"run": run, "parts": [part.state_dict() for part in parts],
-                            "random": torch.get_rng_state(), "history": history})
     return history
-
-
-def load_state(path, run, parts):
-    """Sets net, optimiser, schedule and random numbers to a saved state -> history."""
-    try:
-        state = load_pth(path)
-        change = first_difference(state["run"], run)
-    except Exception as error:   # torch and zipfile raise errors of many kinds on damaged files
-        raise SystemExit(f"{path} is damaged ({error}). Start again with RESUME = False") from error
-    if change:
-        raise SystemExit(f"{path} is of another run: {change}. Start again with RESUME = False")
-    for part, saved in zip(parts, state["parts"]):
-        part.load_state_dict(saved)
-    torch.set_rng_state(state["random"])
-    print(f"resuming after epoch {len(state['history'])}")
-    return state["history"]
-
-
-def first_difference(old, new):
-    """Two dicts -> "name = old, now new" of the first value that differs, or None."""
-    for name in old | new:
-        if old.get(name) != new.get(name):
-            return f"{name} = {old.get(name)!r}, now {new.get(name)!r}"
-    return None
-
-
-# ---- Several processes, started by torchrun ----
-
-def start_processes():
-    """DEVICE -> the device, after joining the processes of torchrun, if it started this one."""
-    found = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    check_choice("DEVICE", DEVICE, sorted({"auto", "cpu", found}))
-    device = torch.device(found if DEVICE == "auto" else DEVICE)
-    if dist.is_torchelastic_launched():
-        if device.type == "cuda":
-            torch.cuda.set_device(dist.get_node_local_rank())
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
-        atexit.register(dist.destroy_process_group)
-        if not is_main_process():
-            sys.stdout = open(os.devnull, "w")
-    return device
-
-
-def is_main_process():
-    """Whether this process validates and writes."""
-    return not dist.is_initialized() or dist.get_rank() == 0
-
-
-def divide_work(net, rows, batch_size):
-    """Net, training rows, rows per batch -> model, rows and batch size of this process."""
-    if not dist.is_initialized():
-        return net, rows, batch_size
-    torch.manual_seed(SEED + dist.get_rank())   # each process draws other noise
-    if next(net.parameters()).is_cuda:
-        net = nn.SyncBatchNorm.convert_sync_batchnorm(net)
-    processes = dist.get_world_size()
-    rows = rows[dist.get_rank()::processes][:len(rows) // processes]
-    return nn.parallel.DistributedDataParallel(net), rows, batch_size // processes
 
 
 # ---- Thresholds, on validation rows ----
@@ -842,15 +783,15 @@ def load_pth(path):
     return torch.load(path, map_location="cpu", weights_only=True)
 
 
-def load_checkpoint(data, model, strips=False):
-    """Dataset, model name, whether for strips of 10 s -> checkpoint with its net.
+def read_checkpoint(name, model, strips=False):
+    """Names of dataset and model, whether for strips of 10 s -> checkpoint with its net.
 
-    Stops with one sentence if the file is missing or damaged, or was trained on other data.
+    Stops with one sentence if the file is missing or damaged.
     """
     check_choice("MODEL", model, MODELS)
     suffix = "_strips" if strips else ""
-    path = f"{data.name}_{model}{suffix}_model.pth"
-    make = f'Run model_training.py: DATASET = "{data.name}", MODEL = "{model}", SECOND_NET = True'
+    path = f"{name}_{model}{suffix}_model.pth"
+    make = f'Run model_training.py: DATASET = "{name}", MODEL = "{model}", SECOND_NET = True'
     try:
         checkpoint = SimpleNamespace(**load_pth(path))
         checkpoint.recipe = SimpleNamespace(**checkpoint.recipe)
@@ -865,27 +806,44 @@ def load_checkpoint(data, model, strips=False):
         reason = " ".join(str(error).split())[:100]
         raise SystemExit(f"{path} is not the expected checkpoint, or damaged ({reason}). {make}"
                          ) from error
+    return checkpoint
+
+
+def load_checkpoint(data, model, strips=False):
+    """Dataset, ... -> read_checkpoint; it stops, too, if that was trained on other data."""
+    checkpoint = read_checkpoint(data.name, model, strips)
     now = vars(data.header)
     was = vars(checkpoint.header)
     if was.get("r_peaks") != now.get("r_peaks"):   # detected beats may be scored too
         was = was | {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
-    change = first_difference(was, now)
-    if change:
-        raise SystemExit(f"{path} was trained on other .npy files ({change[:200]}): train again")
+    for name in was | now:
+        if was.get(name) != now.get(name):
+            change = f"{name} = {was.get(name)!r}, now {now.get(name)!r}"
+            raise SystemExit(f"the {model} of {data.name} was trained on other .npy files "
+                             f"({change[:200]}): train again")
     return checkpoint
 
 
-def warnings_of(header, recipe):
-    """Header and settings -> the sentences that must stand beside every score."""
-    warnings = []
-    if header.simulated:
-        warnings.append("SIMULATED DATA: no score is a result")
-    if recipe.split == "random":
-        warnings.append("LEAKY RANDOM SPLIT: trained on the patients of its own test rows")
-    return warnings
+def warning_of(simulated):
+    """Whether the data are simulated -> the sentence that must stand beside every score."""
+    return ". SIMULATED DATA: no score is a result" if simulated else ""
 
 
 # ---- Main ----
+
+def called_classes(data, rows, recipe):
+    """Dataset of beats, training rows -> list of bool: classes with 20 beats of three patients."""
+    counts = pd.crosstab(data.labels[rows], data.patient[rows])
+    patients = (counts >= 20).sum(axis=1)
+    return [bool(patients.get(k, 0) >= 3) for k in range(len(recipe.classes))]
+
+
+def choose_device():
+    """DEVICE -> the device."""
+    found = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
+    check_choice("DEVICE", DEVICE, sorted({"auto", "cpu", found}))
+    return torch.device(found if DEVICE == "auto" else DEVICE)
+
 
 def choose_recipe(data, settings):
     """Dataset, its entry in RECIPES -> every setting of a net, as it travels in the checkpoint."""
@@ -918,8 +876,8 @@ def choose_recipe(data, settings):
 def make_examples(data, recipe):
     """Dataset, settings -> what a net learns from, all rows of the dataset.
 
-    signals (n, channels, samples), features (n, k); targets (n,) int64 classes of beats, or (n,
-    statements) float32 zeros and ones of records; statements (n, k) for a second loss, or k = 0.
+    Inputs; targets (n,) int64 classes of beats, or (n, statements) float32 zeros and ones of
+    records; statements (n, k) for a second loss, or k = 0.
     """
     inputs, _ = make_inputs(data, np.arange(len(data.labels)), recipe)
     statements = torch.from_numpy((data.metadata["statements"] >= 0).astype(np.float32))
@@ -955,20 +913,19 @@ def train(data, device, settings, name):
     torch.manual_seed(SEED)
     recipe = choose_recipe(data, settings)
     rows = split_rows(data, recipe)
-    warnings = warnings_of(data.header, recipe)
     print(f"{name}, leads {' '.join(recipe.leads)}, on {device}. Rows:",
           *(f"{len(of_side):,} {side}" for side, of_side in rows.items()))
-    print(check_patients(data, rows, SPLIT), *warnings, sep="\n")
+    print(check_patients(data, rows) + warning_of(data.header.simulated))
     if len(rows["train"]) < 2 or (recipe.hold_out and not len(rows["validation"])):
         raise SystemExit(f"too few labelled rows, see VALIDATION_RECORDS, SPLIT: {recipe.sides}")
 
+    if data.kind == "beats":
+        recipe.called = called_classes(data, rows["train"], recipe)
     examples = make_examples(data, recipe)
     net, arguments = make_net(examples, rows, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    history = fit(net.to(device), examples, rows, recipe, data.header, name)
-    if not is_main_process():
-        return
+    history = fit(net.to(device), examples, rows, recipe)
 
     thresholds = None   # beats: the most probable class is called
     if data.kind == "records":
@@ -990,16 +947,14 @@ def train(data, device, settings, name):
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, MODELS)
-    check_choice("SPLIT", SPLIT, ["inter_patient", "all", "random"])
+    check_choice("SPLIT", SPLIT, ["inter_patient", "all"])
     check_choice("VALIDATION_FOLD", VALIDATION_FOLD, range(1, 11))
     check_choice("TEST_FOLD", TEST_FOLD, range(1, 11))
-    device = start_processes()
+    device = choose_device()
     data = load_dataset(DATASET)
     train(data, device, RECIPES[DATASET], f"{DATASET}_{MODEL}")
     if SECOND_NET:
         train(data, device, RECIPES[f"{DATASET}_strips"], f"{DATASET}_{MODEL}_strips")
-    for path in Path().glob(f"{DATASET}_{MODEL}*_state.pth"):
-        path.unlink(missing_ok=True)
 
 
 if __name__ == "__main__":

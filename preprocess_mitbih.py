@@ -33,7 +33,7 @@ import numpy as np
 import pandas as pd
 import urllib3  # comes with wfdb
 import wfdb
-from scipy.ndimage import uniform_filter1d
+from scipy.ndimage import median_filter, uniform_filter1d
 from scipy.signal import butter, find_peaks, resample_poly, sosfiltfilt
 from tqdm import tqdm
 
@@ -62,6 +62,7 @@ R_PEAKS = "annotated"     # "annotated", or "detected" in the signals
 # first signal stands in, as in 102 and 104. Other missing leads are 0 mV.
 LEADS = ["MLII", "V1"]
 SEGMENT = 360             # samples per beat, half of them before the R peak: 1 s at 360 Hz
+PIECE = 5                 # s: signal quality is judged in pieces of this length
 
 # Classes of ANSI/AAMI EC57 -> symbols of beats; a call is written as the first one. Escape beats
 # (e, j, n) belong to N, not to S. The symbols B, n, r and ? occur in sister databases only. Other
@@ -193,8 +194,8 @@ def read_signals(record, columns):
     """Yields the chosen leads of a Record hour by hour, so that memory stays flat.
 
     Each time: start and stop of the hour, first sample that was read, (leads, samples) float64 mV.
-    10 s more are read on both sides, so that no beat is cut in two. Raises ValueError if samples
-    are invalid or contradict the header's checksums.
+    10 s more are read on both sides, so that no beat is cut in two. A missing sample is NaN. Raises
+    ValueError if the samples contradict the header's checksums.
     """
     header = record.header
     millivolts = {"mv": 1.0, "uv": 0.001, "v": 1000.0}
@@ -218,9 +219,6 @@ def read_signals(record, columns):
             signals = part.p_signal[:, columns] * [millivolts[unit] for unit in units]
         except Exception as error:   # wfdb raises errors of many kinds on damaged files
             raise ValueError(f"its signal file is damaged or does not fit ({error})") from error
-        invalid = np.isnan(signals).sum()
-        if invalid:
-            raise ValueError(f"samples of its chosen leads are invalid ({invalid} NaN)")
         yield start, stop, first, signals.T
     if is_segmented or None in header.checksum or max(header.samps_per_frame) > 1:
         return
@@ -370,6 +368,36 @@ def pair_beats(reference, test, rate, start=0):
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
+# ---- Signal quality ----
+
+def describe_pieces(energy, rate):
+    """(samples,) qrs_energy -> (3, pieces of 5 s): largest, median, regularity of each.
+
+    Regularity is the largest autocorrelation at 0.2 to 1.5 s.
+    """
+    length = PIECE * rate
+    pieces = np.pad(energy, (0, -len(energy) % length), mode="reflect").reshape(-1, length)
+    centred = pieces - pieces.mean(axis=1, keepdims=True)
+    power = np.abs(np.fft.rfft(centred, 2 * length)) ** 2
+    correlation = np.fft.irfft(power)[:, :length] / np.arange(length, 0, -1)
+    regularity = correlation[:, rate // 5:rate * 3 // 2].max(axis=1) / (correlation[:, 0] + 1e-12)
+    return np.array([pieces.max(axis=1), np.median(pieces, axis=1), regularity])
+
+
+def find_unreadable(largest, median, regularity):
+    """describe_pieces of a record -> (pieces of 5 s,) mask of those that cannot be read.
+
+    Noise is irregular, and its median energy is nearly half of the largest; in an ECG it is far
+    below. A piece is unreadable if its median is above 0.3 of the usual QRS. A loose electrode has
+    less, but no QRS in most of five pieces. So has asystole of that length.
+    """
+    is_ecg = median < 0.3 * largest
+    usual = np.median(largest[is_ecg]) if is_ecg.any() else 0
+    no_qrs = (largest < 0.15 * usual) | (~is_ecg & (largest < 0.7 * usual))
+    is_irregular = regularity < 0.5   # unlike tachycardia and flutter
+    return is_irregular & (median >= 0.3 * usual) | median_filter(is_irregular & no_qrs, 5)
+
+
 # ---- Beats: cut and label ----
 
 class CutRecord(NamedTuple):
@@ -378,8 +406,9 @@ class CutRecord(NamedTuple):
     leads: dict           # those of LEADS that it has -> its signal
     marks: np.ndarray     # (k,) ANNOTATION_FIELDS
     voltage: np.ndarray   # (samples, leads) float32 mV at SAMPLING_RATE
+    unreadable: np.ndarray   # (pieces of 5 s,) mask
     peaks: np.ndarray     # (m,) all R peaks
-    written: np.ndarray   # (m,) mask; the other beats are too near to the ends of the record
+    written: np.ndarray   # (m,) mask; the others are unreadable or too near to the record's ends
     beats: np.ndarray     # (written, leads, SEGMENT) float32 mV
 
 
@@ -393,32 +422,42 @@ def class_names():
     return [*CLASSES] + ["not a beat"] * (is_detected() and ANNOTATOR is not None)
 
 
-def cut_beats(signals, peaks, segment):
-    """(leads, samples), (k,) R peaks -> (m, leads, segment) and (k,) mask of those m.
+def cut_beats(signals, peaks, segment, wanted=True):
+    """(leads, samples), (k,) R peaks, mask -> (m, leads, segment) and (k,) mask of those m.
 
     A beat is left out if its segment would reach beyond the record.
     """
     start = peaks - segment // 2
-    complete = (start >= 0) & (start + segment <= signals.shape[1])
+    complete = wanted & (start >= 0) & (start + segment <= signals.shape[1])
     columns = start[complete, None] + np.arange(segment)
     return signals[:, columns].swapaxes(0, 1), complete
 
 
 def read_hours(record, columns, annotated):
-    """Record, dict of lead_columns, (k,) annotated peaks -> (samples, LEADS) mV, R peaks."""
-    voltage, peaks = [], []
+    """Record, dict of lead_columns, (k,) annotated peaks -> voltage, unreadable, R peaks.
+
+    (samples, LEADS) mV; (pieces of 5 s,) mask; (m,). A piece with a missing sample is unreadable;
+    a noisy one is, too, if no annotator marked the beats.
+    """
+    voltage, peaks, pieces, missing = [], [], [], []
     for *hour, signals in read_signals(record, list(columns.values())):
         start, stop, first = (round(sample * SAMPLING_RATE / record.rate) for sample in hour)
-        signals = resample(signals, record.rate, SAMPLING_RATE)
+        gaps = np.flatnonzero(np.isnan(signals[0]))
+        missing.append((hour[2] + gaps) // (PIECE * record.rate))
+        filled = pd.DataFrame(signals.T).interpolate(limit_direction="both").fillna(0)
+        signals = resample(filled.to_numpy().T, record.rate, SAMPLING_RATE)
         lead = signals[:1]   # one lead finds the beats: with V1, P waves are found too
         energy = qrs_energy(lead, SAMPLING_RATE)
         rough = first + find_beats(energy, SAMPLING_RATE) if is_detected() else annotated
         rough = rough[(rough >= start) & (rough < stop)] - first
         peaks.append(first + np.sort(recentre(lead, energy, rough, SAMPLING_RATE)))
+        pieces.append(describe_pieces(energy[start - first:stop - first], SAMPLING_RATE))
         present = signals[:, start - first:stop - first].T
         voltage.append(np.zeros((len(present), len(as_names(LEADS))), np.float32))
         voltage[-1][:, list(columns)] = present
-    return np.concatenate(voltage), np.concatenate(peaks)
+    unreadable = find_unreadable(*np.hstack(pieces)) & is_detected()
+    unreadable[np.concatenate(missing).astype(int).clip(max=len(unreadable) - 1)] = True
+    return np.concatenate(voltage), unreadable, np.concatenate(peaks)
 
 
 def cut_record(name):
@@ -433,10 +472,15 @@ def cut_record(name):
     annotated = annotated.clip(max=round(record.samples * scale) - 1)
     leads = as_names(LEADS)
     columns = {0: 0} | lead_columns(record.leads, leads)   # the first signal stands in
-    voltage, peaks = read_hours(record, columns, annotated)
-    beats, written = cut_beats(voltage.T, peaks, SEGMENT)
+    voltage, unreadable, peaks = read_hours(record, columns, annotated)
+    is_readable = ~unreadable[peaks // (PIECE * SAMPLING_RATE)]
+    beats, written = cut_beats(voltage.T, peaks, SEGMENT, is_readable)
+    height = np.median(np.ptp(beats[:, 0], axis=1)) if len(beats) else 0
+    if height > 20:
+        raise ValueError(f"its median QRS is {height:,.0f} mV high: expected about 1 mV. If the "
+                         "values are uV, write uV into the header, a factor of 1000")
     leads = {leads[index]: record.leads[column] for index, column in columns.items()}
-    return CutRecord(record, leads, marks, voltage, peaks, written, beats)
+    return CutRecord(record, leads, marks, voltage, unreadable, peaks, written, beats)
 
 
 def label_beats(cut):
@@ -533,12 +577,15 @@ def describe(name, cut):
     patients = [f"patient {number}" for number in re.findall(r"patient\W*(\d+)", text)]
     # 201 and 202 are one patient, on opposite sides of the standard split
     patients += [record.replace("202", "201") for record in originals if record in subset_of]
+    edges = PIECE * np.flatnonzero(np.diff(np.pad(cut.unreadable.astype(int), 1)))
+    edges = edges.clip(max=len(cut.voltage) // SAMPLING_RATE)
     return {
         "name": name,
         "patient": [*patients, name][0],
         "subset": subset_of.get(name, "left out") if NAME == "mitbih" else "test",
         "leads": cut.leads,
         "samples": len(cut.voltage),
+        "unreadable": edges.reshape(-1, 2).tolist(),   # start and stop in s
         "rate": cut.record.rate,
         "simulated": "simulated" in str(cut.record.header.comments),
     }
@@ -551,12 +598,14 @@ def count_left_out(left_out, cut, labels, beat_of_mark):
     missed = is_beat(cut.marks) & (beat_of_mark < 0)
     lead, *others = as_names(LEADS)
     left_out += Counter({
-        "beats too near to the ends of the record to fill a segment": np.sum(~cut.written),
+        "beats in unreadable signal, or too near to an end of a record to fill a segment":
+            np.sum(~cut.written),
+        "seconds of unreadable signal": PIECE * int(cut.unreadable.sum()),
         "annotated beats that were not detected": np.sum(missed),
         "beats without a label": np.sum(cut.written & (labels < 0)),
         "records without a beat": int(not len(cut.peaks)),
         "records that lack one of the leads": int(len(cut.leads) <= len(others)),
-        f"record {cut.record.path.name}: the first signal stands in for lead {lead}":
+        f"records whose first signal, {cut.leads[lead]}, stands in for lead {lead}":
             int(lead_name(cut.leads[lead]) != lead_name(lead)),
         f"records resampled from {cut.record.rate:g} to {SAMPLING_RATE} Hz":
             int(cut.record.rate != SAMPLING_RATE),

@@ -140,6 +140,9 @@ def read_any_form(path):
     if len(columns) < len(LEADS):
         raise ValueError(f"it lacks some of the 12 leads ({', '.join(record.leads)})")
     [(*_, signals)] = read_signals(record, columns)   # in one piece
+    invalid = np.isnan(signals).sum()
+    if invalid:
+        raise ValueError(f"samples of its chosen leads are invalid ({invalid} NaN)")
     signals = resample(signals, record.rate, SAMPLING_RATE).astype(np.float32)
     length = 10 * SAMPLING_RATE
     last = signals.shape[1] - length

@@ -83,25 +83,12 @@ def prepared(work, arrays):
 
 
 @pytest.fixture
-def few_examples(monkeypatch):
-    """One explained row per class in place of twenty."""
+def quick_pictures(monkeypatch):
+    """Empty files in place of the pictures, for tests that are about something else."""
     import model_evaluation  # here: the tests of the preprocess scripts need no PyTorch
 
-    def choose_examples(scored):
-        rows, classes = choose(scored)
-        first = [i for i, k in enumerate(classes) if k not in classes[:i]]
-        return rows[first], classes[first]
-    choose = model_evaluation.choose_examples
-    monkeypatch.setattr(model_evaluation, "choose_examples", choose_examples)
-
-
-@pytest.fixture
-def quick_pictures(few_examples, monkeypatch):
-    """Empty files in place of the pictures, for tests that are about something else."""
-    import model_evaluation
-
-    def draw_pictures(*arguments):
-        for path in arguments[-1]:
+    def draw_pictures(scored, *paths):
+        for path in paths:
             path.write_bytes(b"")
     monkeypatch.setattr(model_evaluation, "draw_pictures", draw_pictures)
 

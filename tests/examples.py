@@ -30,10 +30,10 @@ def example(kind="beats", classes=5, rows=400, **data):
         truth = rng.random((rows, 5)) < 0.4
         probability = np.round(0.3 * truth + 0.7 * rng.random((rows, 5)), 2)   # with ties
         called = probability >= [0.2, 0.3, 0.4, 0.5, 0.6]
-    header = SimpleNamespace(symbols=NAMES)
+    header = SimpleNamespace(symbols=[])   # without the tables of EC57
     data = SimpleNamespace(kind=kind, header=header, patient=np.arange(rows) // 4,
                            **{"record": np.full(rows, "100")} | data)
-    recipe = SimpleNamespace(kind=kind, split="random")   # without the tables of EC57
+    recipe = SimpleNamespace(kind=kind)
     return model_evaluation.Scored("", data, None, recipe, NAMES, None, np.arange(rows), truth,
                                    called, probability, None)
 

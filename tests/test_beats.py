@@ -242,7 +242,7 @@ def test_detected_beats_too_near_the_ends_have_no_row(work, capsys, mode):
     np.testing.assert_array_equal(data.metadata["sample"], peaks[1:-1])
     assert data.annotations["row"].tolist() == [-1, 0, 1, 2, -1]
     printed = capsys.readouterr().out
-    assert "2  beats too near to the ends of the record" in printed
+    assert "2  beats in unreadable signal, or too near to an end of a record" in printed
     assert "not detected" not in printed
 
 

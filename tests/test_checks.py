@@ -8,13 +8,15 @@ import benchmark_memory
 import benchmark_reading
 import benchmark_training  # noqa: F401  takes minutes: it is imported only
 import compare_with_bxb
+import deletion
 import fuzz  # noqa: F401  the same
 import harness
-import kill_and_resume  # noqa: F401  the same
+import numpy as np
 import pytest
 import simulate
 import wfdb
 from conftest import MITBIH
+from examples import score_test_rows
 
 
 def test_the_readers_are_compared_sample_by_sample(work):
@@ -28,6 +30,25 @@ def test_memory_is_measured_with_signals_on_disk_or_in_memory(work, capsys, load
     benchmark_memory.measure(load)
     seconds, anonymous, mapped = re.findall(r"[\d.]+(?= s,| GB)", capsys.readouterr().out)[-3:]
     assert float(seconds) > 0 and float(anonymous) > 0 and float(mapped) > 0
+
+
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+def test_the_deletion_test_runs_and_starts_with_the_scores_of_correct_rows(
+        trained, monkeypatch, capsys, dataset):
+    trained(dataset, "mlp")
+    scored = score_test_rows(dataset)
+    rows, classes = deletion.choose_rows(scored)
+    assert scored.truth[rows, classes].all() and scored.called[rows, classes].all()
+    assert 1 < np.bincount(classes).max() <= 20 and len(set(zip(rows, classes))) == len(rows)
+    rows, classes = rows[::8], classes[::8]   # to be quick
+    monkeypatch.setattr(deletion, "choose_rows", lambda _: (rows, classes))
+    monkeypatch.setattr("sys.argv", ["", "mlp", dataset])
+    capsys.readouterr()
+    deletion.main()
+    title, _, first, *others = capsys.readouterr().out.splitlines()
+    assert title == scored.title and len(others) == len(deletion.SHARES) - 1
+    mean = f"{scored.probability[rows, classes].mean():.3f}"
+    assert first.split()[1:] == [mean, mean]
 
 
 def print_report(folder, name, *arguments):

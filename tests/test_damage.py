@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import simulate
 from conftest import MITBIH
-from harness import cut, damaged, files_up_to, outputs, preprocess, put_invalid_sample, replace
+from harness import cut, damaged, files_up_to, outputs, preprocess, replace
 
 import preprocess_mitbih as stage
 
@@ -33,8 +33,9 @@ DAMAGES = [   # regular expression of the reason, what is done to the folder
      lambda folder: replace(folder / "118.hea", b"/mV", b"/mmHg", 2)),
     ("its signal file is damaged or does not fit .*",
      lambda folder: cut(folder / "118.dat", 5000)),
-    ("samples of its chosen leads are invalid .1 NaN.",
-     lambda folder: put_invalid_sample(folder / "118", -2048)),
+    ("its median QRS is 1,... mV high: expected about 1 mV. If the values are uV, write uV into "
+     "the header, a factor of 1000",
+     lambda folder: replace(folder / "118.hea", b" 200(", b" 0.2(")),
     (CHECKSUMS, lambda folder: replace(folder / "118.dat", b"", bytes(12))),
     (".*118.atr is missing .ANNOTATOR = None: there is no reference.",
      lambda folder: (folder / "118.atr").unlink()),
@@ -134,7 +135,7 @@ def test_a_skipped_record_leaves_the_others_as_they_are_without_it(
     ({"name": "ptbxl"}, "NAME = 'ptbxl', SAMPLING_RATE = 360: expected another name than ptbxl"),
     ({"SAMPLING_RATE": 360.0}, "NAME = 'mitbih', SAMPLING_RATE = 360.0: expected another name"),
     ({"SEGMENT": 20_000}, "no beat of the 4 records (signals in mV?) fills a segment of 20000 "
-     "samples: beats too near to the ends of the record"),
+     "samples: beats in unreadable signal, or too near to an end of a record"),
     ({"DATA_DIR": "elsewhere"}, "elsewhere/RECORDS is not in FOLDER, nor any .hea file. Put the "
      "database there, set DOWNLOAD = True, or see the scripts run on simulated data: python "
      "tests/demo.py"),

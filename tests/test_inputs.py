@@ -13,7 +13,7 @@ import model_training as stage
 def inputs_of(data, rows=None, **settings):
     """MIT-BIH dataset, some rows or all -> Inputs of make_inputs in their order, of both leads."""
     recipe = {"kind": "beats", "leads": data.leads, "context_seconds": 1800, "crop": 180,
-              "rate": 360}
+              "rate": 360, "upright": True}
     rows = np.arange(len(data.signals)) if rows is None else rows
     inputs, numbers = stage.make_inputs(data, rows, SimpleNamespace(**recipe | settings))
     assert sorted(numbers) == rows.tolist()
@@ -41,24 +41,39 @@ def test_the_crop_is_the_middle_of_the_beat(prepared):
     assert features.shape == (len(data.labels), 25)
 
 
-def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record():
+@pytest.mark.parametrize("upright", [False, True])
+def test_relative_beats_do_not_change_with_gain_or_offset_of_the_record(upright):
+    """Of a lead that points down, they change with its sign, unless it is turned."""
     signals = np.random.default_rng(0).normal(size=(8, 2, 360)).astype(np.float32)
-    relative = stage.relative_beats(signals, 100)
+    signals[:, 0, 170] += 30
+    signals[:, 1, 170] -= 30
+    recipe = SimpleNamespace(crop=100, upright=upright)
+    relative = stage.relative_beats(signals, recipe)
     assert relative.shape == (8, 4, 100) and relative.dtype == np.float32
     beats = signals - np.median(signals, axis=2, keepdims=True)
     median = np.median(beats, axis=0)
     for lead in (0, 1):
-        height = np.ptp(median[lead])
+        height = np.ptp(median[lead]) * (-1 if upright and lead else 1)
         differences = (beats - median)[:, lead, 130:230]
         np.testing.assert_allclose(relative[:, lead], beats[:, lead, 130:230] / height, atol=1e-5)
         np.testing.assert_allclose(relative[:, 2 + lead], differences / height, atol=1e-5)
-    other_gain = stage.relative_beats(3 * signals + 0.7, 100)
+    other_gain = stage.relative_beats(3 * signals + 0.7, recipe)
     np.testing.assert_allclose(other_gain, relative, atol=1e-5)
+    turned = stage.relative_beats(-signals, recipe)
+    np.testing.assert_allclose(turned, relative if upright else -relative, atol=1e-5)
+
+
+def test_a_lead_is_turned_by_its_median_beat_whatever_a_single_beat_does():
+    wave = np.array([0, 0, 0.4, -0.5, 0, 0, 0])   # smaller upwards
+    signals = np.array([[wave], [wave], [-9 * wave]], np.float32)
+    relative = stage.relative_beats(signals, SimpleNamespace(crop=7, upright=True))
+    np.testing.assert_allclose(relative[:, 0], np.outer([1, 1, -9], -wave / 0.9), atol=1e-6)
+    np.testing.assert_allclose(relative[:, 1], np.outer([0, 0, -10], -wave / 0.9), atol=1e-6)
 
 
 def test_a_flat_lead_stays_flat():
     flat = np.full((4, 1, 180), 0.3, np.float32)
-    assert not stage.relative_beats(flat, 180).any()
+    assert not stage.relative_beats(flat, SimpleNamespace(crop=180, upright=True)).any()
 
 
 def contexts_of(record, sample, length):
@@ -200,6 +215,11 @@ def test_rr_intervals_are_those_before_and_after_the_beat():
     assert stage.rr_intervals(np.zeros(0, np.int64), 100).shape == (0, 20)
 
 
+def test_an_interval_above_3_s_is_none_and_the_least_is_a_tenth_of_a_second():
+    rr = stage.rr_intervals(np.cumsum([50, 80, 300, 301, 5]), 100)
+    np.testing.assert_allclose(rr[0, 10:14], [0.8, 3.0, np.nan, 0.1])
+
+
 def test_rhythm_features_of_a_premature_beat_equal_those_by_hand():
     rr = [80] * 12 + [40, 120] + [80] * 12   # samples at 100 Hz
     features = stage.rhythm_features(stage.rr_intervals(np.cumsum([500, *rr]), 100))
@@ -221,6 +241,14 @@ def test_an_interval_beyond_the_record_counts_as_the_median():
     assert features[0, 14] == np.float32(0.8)
     one_beat = stage.rhythm_features(stage.rr_intervals(np.array([700]), 360))
     assert one_beat.shape == (1, 25) and np.isfinite(one_beat).all()
+
+
+def test_a_gap_changes_no_feature_of_a_regular_rhythm():
+    regular = np.arange(500, 3700, 80)
+    with_gap = regular + 9000 * (regular > 2000)
+    features = stage.rhythm_features(stage.rr_intervals(with_gap, 100))
+    expected = stage.rhythm_features(stage.rr_intervals(regular, 100))
+    np.testing.assert_allclose(features, expected, atol=1e-6)
 
 
 def test_the_quantiles_tell_a_regular_record_from_fibrillation():

@@ -1,4 +1,4 @@
-"""The nets of model_training.py and their predictions."""
+"""The nets of model_training.py, their predictions, and the classes that are called."""
 
 from types import SimpleNamespace
 
@@ -126,3 +126,77 @@ def test_a_class_of_a_task_is_the_noisy_or_of_its_statements_given_that_one_is_t
     np.testing.assert_allclose(only, 1)   # a row of a task with one label has that label
     alone = stage.class_logits(logits, recipe, members)[:, 1]   # as the statement itself
     np.testing.assert_allclose(alone, logits[:, 2].double(), rtol=1e-9)
+
+
+# ---- Calls ----
+
+def beats_of(*records):
+    """RR intervals of each record in 0.01 s -> dataset of beats at 100 Hz, one more per record."""
+    beats = [(number, sample) for number, rr in enumerate(records)
+             for sample in np.cumsum([50, *rr])]
+    metadata = np.array(beats, [("record", "i4"), ("sample", "i8")])
+    return SimpleNamespace(metadata=metadata, rate=100)
+
+
+def call(data, probable, rows=None, called="NSVFQ"):
+    """Dataset, text of the most probable classes of some rows or all -> text of the calls."""
+    probability = 0.2 + 0.5 * (np.array(list(probable))[:, None] == list("NSVFQ"))
+    probability -= [0, 0.01, 0.02, 0.03, 0.04]   # the second most probable is the first other one
+    recipe = SimpleNamespace(classes=list("NSVFQ"), called=[name in called for name in "NSVFQ"])
+    rows = np.arange(len(probable)) if rows is None else rows
+    return "".join(np.array(list("NSVFQ"))[stage.call_classes(data, rows, probability, recipe)])
+
+
+def test_a_beat_is_premature_below_0_85_of_the_median_of_three_intervals():
+    premature = stage.premature_beats(beats_of(
+        [80, 80, 80, 68, 67, 67, 67, 120, 50],   # 0.85 of 80; then three of 80, 68, 67, 67
+        [60, 60, 40, 80, 80, 50],                # too few before the first 40
+        [80, 80, 80, 301, 60, 60, 60, 40]))      # a gap, after which three have no median
+    assert np.flatnonzero(premature).tolist() == [5, 9, 16, 25]
+
+
+@pytest.mark.parametrize("rr, probable, calls", [
+    # sinus tachycardia: each interval is 0.95 of the last one, and then it slows down
+    ([80, 76, 72, 68, 65, 62, 59, 56, 53, 50, 50, 60, 70], "NNNNNSSSSSSSSN", "NNNNNNNNNNNNNN"),
+    # a sudden start, also if it is the one beat of the run that is early
+    ([80, 80, 80, 80, 50, 50, 50, 80, 80], "NNNNNSSSNN", "NNNNNSSSNN"),
+    ([80, 80, 80, 80, 80, 50, 50, 80, 80], "NNNNSSSSNN", "NNNNSSSSNN"),
+    # two others in between: one run; three: two runs, of which the second has no early beat
+    ([80, 80, 80, 50, 80, 80, 80, 80, 80], "NNNNSNVSNN", "NNNNSNVSNN"),
+    ([80, 80, 80, 50, 80, 80, 80, 80, 80], "NNNNSNVNSN", "NNNNSNVNNN"),
+    # early after a gap, but there it is not known what is usual
+    ([80, 80, 80, 80, 400, 50, 50, 50, 50], "NNNNNNSSSS", "NNNNNNNNNN"),
+])
+def test_a_run_of_s_without_a_premature_beat_is_sinus_tachycardia(rr, probable, calls):
+    assert call(beats_of(rr), probable) == calls
+
+
+def test_a_run_of_s_ends_with_its_record():
+    data = beats_of([80, 80, 80, 50], [80, 80, 80, 80])
+    assert call(data, "NNNNSSSSNN") == "NNNNSNNNNN"
+    assert call(data, "SSSNN", rows=np.arange(4, 9)) == "SNNNN"   # early by a beat of another row
+
+
+def test_sinus_tachycardia_is_n_in_any_order_of_the_classes():
+    probability = np.eye(3)[[2, 2, 1, 1, 0]]
+    recipe = SimpleNamespace(classes=["V", "S", "N"], called=[True] * 3)
+    called = stage.call_classes(beats_of([80] * 4), np.arange(5), probability, recipe)
+    assert called.tolist() == [2, 2, 2, 2, 0]
+
+
+def test_a_class_that_is_not_called_leaves_its_rows_to_the_next_one():
+    data = beats_of([80] * 5)
+    assert call(data, "NVFFQN", called="NSVQ") == "NVNNQN"
+    assert call(data, "NVFFQN", called="") == "NNNNNN"
+
+
+def test_a_class_is_called_if_three_patients_have_20_beats_of_it_in_training():
+    counts = {"a": [20, 20, 50, 90, 0], "b": [20, 20, 50, 90, 0], "c": [20, 20, 19, 0, 0]}
+    labels = [k for of_patient in counts.values() for k in np.repeat(range(5), of_patient)]
+    patient = np.repeat(list(counts), [sum(of_patient) for of_patient in counts.values()])
+    data = SimpleNamespace(labels=np.array([*labels, 2]), patient=np.array([*patient, "c"]))
+    recipe = SimpleNamespace(classes=list("NSVFQ"))
+    rows = np.arange(len(labels))   # without the last beat: F of two patients, V of two and a half
+    assert stage.called_classes(data, rows, recipe) == [True, True, False, False, False]
+    rows = np.arange(len(labels) + 1)
+    assert stage.called_classes(data, rows, recipe) == [True, True, True, False, False]

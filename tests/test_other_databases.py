@@ -1,8 +1,7 @@
-"""cross_dataset_validation.py: other databases of beats or 12 leads, recordings without labels."""
+"""cross_dataset_validation.py on other databases of beats or 12 leads."""
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -51,14 +50,14 @@ def test_a_third_database_is_scored_beat_by_beat(trained, capsys):
     np.testing.assert_array_equal(table["true"], np.array(NAMES)[target.labels])
     right = np.mean(table["true"] == table["called"])
     assert tables["all classes"]["accuracy"]["value"] == pytest.approx(right)
-    auc = sk.roc_auc_score(table["V true"], table["V probability"])
+    auc = sk.roc_auc_score(table["V true"], table["V score"])
     assert tables["by class"]["V"]["auc"] == pytest.approx(auc, abs=1e-6)
     own = stage.call_beats(stage.predict_beats(checkpoint, source))
     pairs = [part.assign(place=part["sample"] // 5) for part in (
         own.assign(record=own["record"].map(names)).dropna(subset="record"), table)]
     both = pd.merge(*pairs, on=["record", "place"])
     assert len(both) > len(table) / 2
-    assert np.corrcoef(both["N"], both["N probability"])[0, 1] > 0.95
+    assert np.corrcoef(both["N"], both["N score"])[0, 1] > 0.95
 
 
 @pytest.mark.parametrize("constants, form", [
@@ -139,13 +138,13 @@ def test_12_lead_records_without_labels_have_scores_alone(trained, capsys, sourc
     write_twelve_leads("")
     trained(source, "mlp")
     before = set(contents("."))
-    run_stage(stage, PRETRAINED_DATASET=source, TEST_DATASET="other", MODEL="mlp")
-    name = f"{source}_to_other_mlp_cross.csv"
-    assert set(contents(".")) - before == {name}
-    printed = capsys.readouterr().out
-    assert "tested on other. SIMULATED DATA: no score is a result\n" in printed
-    assert f"other has no positive labels: nothing was scored. Wrote {name}" in printed
-    table = pd.read_csv(name)
+    report, table = cross(source, "other", "mlp")
+    name = f"{source}_to_other_mlp_cross"
+    assert set(contents(".")) - before == {f"{name}.json", f"{name}.csv"}
+    assert report["tables"] == {} and set(report["notes"]) == {"in-domain", "cross-domain"}
+    assert report["title"].endswith("tested on other. SIMULATED DATA: no score is a result. "
+                                    "No positive labels: nothing was scored")
+    assert f"{report['title']}. Wrote {name}.json, .csv\n" in capsys.readouterr().out
     away = table[table["side"] == "cross-domain"]
     assert away["record"].tolist() == RECORDS
     assert away[f"{stage.ABNORMAL} score"].notna().all()
@@ -164,99 +163,7 @@ def test_a_target_without_anything_abnormal_has_no_auc_of_it(trained):
     assert metrics["AUC"] is None and 0 <= metrics["specificity"] <= 1
 
 
-# ---- Recordings without a reference ----
-
-def own_recordings():
-    """Two simulated records without annotations at 250 Hz, preprocessed as "own"."""
-    simulate.write_mitbih(MITBIH, records=["106", "119"], seconds=60)
-    simulate.write_at_rate(MITBIH, "own", {"106": "left", "119": "right"}, 250, ["II", "V5"])
-    return preprocess("own", DATA_DIR="own", LEADS=["II"], ANNOTATOR=None)
-
-
-def test_a_model_of_records_calls_no_beats(trained):
-    own_recordings()
-    trained("ptbxl", "mlp")
-    with pytest.raises(SystemExit, match="ANNOTATOR = None, .* 'ptbxl': expected one of mitbih$"):
-        run_stage(stage, PRETRAINED_DATASET="ptbxl", TEST_DATASET="own", MODEL="mlp")
-
-
-def called(record, times, symbols):
-    """Record, times in s, a text of symbols -> rows of a table of call_beats."""
-    return pd.DataFrame({"record": record, "time": times, "symbol": list(symbols),
-                         "RR": np.diff(times, prepend=np.nan)})
-
-
-def test_ectopic_beats_are_counted_by_hour():
-    first = called("a", np.arange(17) * 0.5, "NSSNSVVVNVVSSSSNV")
-    end = called("a", [3598, 3599.5, 3600.5, 3601.5, 10_800, 10_801], "NVVNNV")
-    end.loc[0, "RR"] = 3590.0
-    other = called("b", [0.5, 1.25, 2], "VVN")
-    table = stage.hourly_table(pd.concat([first, end, other], ignore_index=True))
-    assert table.index.tolist() == [("a", 0), ("a", 1), ("a", 3), ("b", 0)]
-    rate = table.pop("rate")
-    assert table.columns.tolist() == ["beats", *(
-        f"{symbol} {kind}" for symbol in "SV" for kind in ("beats", "couplets", "runs"))]
-    assert table.to_numpy().tolist() == [
-        # of V the run of three, one couplet within, one over the end of the hour, and one beat
-        [19, 7, 1, 1, 7, 2, 1], [2, 0, 0, 0, 1, 0, 0],
-        # the last beat of a and the first two of b are no run
-        [2, 0, 0, 0, 1, 0, 0], [3, 0, 0, 0, 2, 1, 0]]
-    assert rate["b", 0] == pytest.approx(80) and rate["a", 1] == pytest.approx(60)
-    assert rate["a", 0] == pytest.approx(60 / ((16 * 0.5 + 1.5) / 17))   # not over an hour's gap
-
-
-def test_a_pause_is_drawn_at_the_upper_edge(monkeypatch):
-    beats = called("a", [1.0, 2, 7, 8], "NNVN").assign(probability=1.0)
-    data = SimpleNamespace(signals=np.zeros((4, 1, 360)), rate=360)
-    figures = []
-    monkeypatch.setattr(stage, "save_figure", lambda figure, *_: figures.append(figure))
-    stage.plot_recording(data, beats, "", "a.png")
-    normal, ventricular = (points.get_offsets() for points in figures[0].axes[0].collections)
-    assert ventricular[:, 1].tolist() == [2.5] and normal[1:, 1].tolist() == [1, 1]
-
-
-def test_a_recording_without_annotations_is_called_and_not_scored(trained, capsys):
-    data = own_recordings()
-    trained("mitbih", "cnn")
-    before = set(contents("."))
-    run_stage(stage, TEST_DATASET="own", MODEL="cnn")
-    printed = capsys.readouterr().out
-    name = "mitbih_to_own_cnn"
-    assert set(contents(".")) - before == {
-        f"{name}_beats.csv", f"{name}_hours.csv", f"{name}_left.png", f"{name}_right.png",
-        f"{name}_annotations/left.cnn", f"{name}_annotations/right.cnn"}
-    assert "tested on own. SIMULATED DATA: no score is a result\n" in printed
-    assert "\nleads: II as MLII; beats: detected\n" in printed
-    assert "No reference (ANNOTATOR = None): nothing was scored" in printed
-    table = pd.read_csv(f"{name}_beats.csv")
-    np.testing.assert_array_equal(table["record"], data.record)   # every beat has a row
-    np.testing.assert_allclose(table["time"], data.metadata["sample"] / 360, atol=1e-4)
-    later = table["record"] == table["record"].shift()
-    assert table["RR"].notna().tolist() == later.tolist()   # no interval from record to record
-    np.testing.assert_allclose(table["RR"][later], table["time"].diff()[later], atol=2e-4)
-    names = np.array(data.header.class_names)
-    np.testing.assert_array_equal(table["class"], names[table[names].to_numpy().argmax(axis=1)])
-    np.testing.assert_allclose(table["probability"], table[names].max(axis=1))
-    for record in ("left", "right"):
-        assert Path(f"{name}_{record}.png").read_bytes()[:4] == b"\x89PNG"
-        rows = table[table["record"] == record]
-        annotation = wfdb.rdann(f"{name}_annotations/{record}", "cnn")
-        np.testing.assert_array_equal(annotation.symbol, rows["class"])
-        np.testing.assert_allclose(annotation.sample, rows["time"] * 250, atol=0.6)
-    hours = pd.read_csv(f"{name}_hours.csv")[["record", "hour", "beats"]]
-    assert hours.to_numpy().tolist() == [
-        [record, 0, size] for record, size in table.groupby("record").size().items()]
-
-
-def test_calls_without_a_reference_are_those_of_the_same_beats_with_one(trained):
-    """The same recording: what the model calls does not depend on there being a reference."""
-    trained("mitbih", "mlp")
-    model = stage.load_checkpoint(preprocess_mitbih.load_dataset("mitbih"), "mlp")
-    own = stage.call_beats(stage.predict_beats(model, own_recordings()))
-    data = preprocess("svdb", DATA_DIR="own", LEADS=["II"], R_PEAKS="detected")
-    scored = stage.score_rows(stage.predict_beats(model, data))
-    pd.testing.assert_frame_equal(own[["record", "sample", "symbol"]], scored.beats)
-
+# ---- Bad settings ----
 
 @pytest.mark.parametrize("constants, message", [
     ({"PRETRAINED_DATASET": "ecg"}, "PRETRAINED_DATASET = 'ecg': expected one of"),

@@ -58,9 +58,11 @@ def test_what_is_left_out_is_counted(database, capsys):
     printed = capsys.readouterr().out
     beats = sum(symbol not in "+~|" for _, symbols in database.values() for symbol in symbols)
     assert rows < beats
-    assert f"{beats - rows}  beats too near to the ends of the record" in printed
+    assert (f"{beats - rows}  beats in unreadable signal, or too near to an end of a record to "
+            "fill a segment\n") in printed
+    assert "seconds of unreadable" not in printed
     assert "2  records that lack one of the leads" in printed   # 102 and 114 have no V1
-    assert "1  record 102: the first signal stands in for lead MLII" in printed
+    assert "1  records whose first signal, V5, stands in for lead MLII" in printed
 
 
 # ---- Files ----

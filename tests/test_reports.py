@@ -60,7 +60,7 @@ def made(monkeypatch, quick_pictures, few_resamples):
         with chdir(place):
             runs.make_run(script, settings)
     monkeypatch.setattr(runs, "start", start)
-    monkeypatch.setattr(model_evaluation, "choose_examples", lambda scored: ([], []))
+    monkeypatch.setattr(model_training, "called_classes", harness.every_class)
     monkeypatch.setattr(measure, "SEEDS", [0, 1])
     monkeypatch.setattr(measure, "FRACTIONS", [0.5])
     monkeypatch.setattr(measure, "FRACTION_EPOCHS", 1)
@@ -221,7 +221,7 @@ def test_an_ensemble_has_the_mean_log_odds(prepared, made, monkeypatch):
     run(measure, monkeypatch, "ptbxl_seeds")
     tables = [pd.read_csv(prepared / f"results/ptbxl_{model}_0/ptbxl_{model}_predictions.csv")
               for model in ("cnn", "lstm")]
-    mean = sum(logit(table.filter(like=" probability").to_numpy()) for table in tables) / 2
+    mean = sum(logit(table.filter(like=" score").to_numpy()) for table in tables) / 2
     truth = tables[0].filter(like=" true").to_numpy()
     rows = rows_of(prepared / "results/ptbxl_seeds.md")
     known = truth.any(axis=0)   # small data lack some statements
@@ -236,18 +236,14 @@ def test_every_run_names_constants_of_model_training():
         for settings in settings_of.values():
             assert set(settings) - {"fraction"} <= set(vars(model_training))
         counts[group] = len(settings_of)
-    assert counts == {"mitbih": 15, "ptbxl": 3, "ptbxl_seeds": 9, "random": 3, "learning_curve": 4}
+    assert counts == {"mitbih": 15, "ptbxl": 3, "ptbxl_seeds": 9, "learning_curve": 4}
     assert len(measure.tests_on_other_beats()) == 30
 
 
-def test_a_random_split_and_one_seed_of_ptbxl_have_their_own_tables(prepared, made, monkeypatch):
+def test_ptbxl_has_one_seed_in_the_first_groups(prepared, made, monkeypatch):
     monkeypatch.setattr(measure, "MODELS", ["mlp"])
-    monkeypatch.setattr(measure, "RANDOM_SPLIT", {"SPLIT": "random"})   # and one epoch
-    run(measure, monkeypatch, "random", "ptbxl")
-    assert made == ["random_cnn_0", "random_cnn_1", "ptbxl_mlp_0"]
-    text = (prepared / "results/random.md").read_text()
-    assert "LEAKY RANDOM SPLIT" in text
-    assert rows_of(prepared / "results/random.md")["V F1"][0] != "n/a"
+    run(measure, monkeypatch, "ptbxl")
+    assert made == ["ptbxl_mlp_0"]
     assert rows_of(prepared / "results/ptbxl.md")["seeds"] == ["1"]
 
 
@@ -477,56 +473,79 @@ def test_resnet1d_wang_has_the_published_size():
 
 # ---- crossvalidate.py ----
 
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
 def test_cross_validation_calls_every_beat_of_ds1_once_and_never_sees_ds2(
         prepared, made, monkeypatch):
+    simulate.write_mitbih(MITBIH, records=["208", "101", "122"], seconds=40)
+    for name, names in (("svdb", {"208": "800"}), ("nsrdb", {"101": "16265", "122": "16272"})):
+        simulate.write_at_rate(MITBIH, name, names, 128, ["ECG1", "ECG2"])
+        harness.preprocess(name, DATA_DIR=name, LEADS=["ECG1"])
+    beats = {name: pd.Series(preprocess_mitbih.load_dataset(name).record).value_counts().to_dict()
+             for name in ("mitbih", "svdb", "nsrdb")}
     ds1 = set(preprocess_mitbih.SUBSETS["DS1"].split())
-    data = preprocess_mitbih.load_dataset("mitbih")
-    beats = {name: int(np.sum(data.record == name)) for name in ds1}
+    beats["DS1"] = {name: beats["mitbih"][name] for name in ds1}
+    del beats["mitbih"]
     fit = model_training.fit
     trainings = []
 
-    def watched_fit(net, examples, rows, recipe, *others):
+    def watched_fit(net, examples, rows, recipe):
         train, validation = recipe.sides["train"], recipe.sides["validation"]
         assert ds1 == {*train, *validation} and not {*train} & {*validation}
-        assert len(examples.targets) == sum(map(len, rows.values())) == sum(beats.values())
+        assert len(examples.targets) == sum(map(len, rows.values())) == sum(beats["DS1"].values())
         assert len(rows["test"]) == 0
         trainings.append((recipe.epochs, set(validation)))
-        return fit(net, examples, rows, recipe, *others)
+        return fit(net, examples, rows, recipe)
     monkeypatch.setattr(model_training, "fit", watched_fit)
     monkeypatch.setattr(crossvalidate, "GROUPINGS", [0])
     run(crossvalidate, monkeypatch, "mlp", "epochs=2", "learning_rate=1e-3")
-    assert [epochs for epochs, _ in trainings] == [1] * 8 + [2] * 8
+    assert [epochs for epochs, _ in trainings] == [1] * 10 + [2] * 10
     assert set.union(*(group for _, group in trainings[:4])) == ds1
     assert sum(len(group) for _, group in trainings[:4]) == len(ds1)
+    assert trainings[8] == trainings[9] == (1, set())   # they call the other databases
     folder = prepared / "results/crossvalidation/mlp_as_it_is"
     called = {}
-    for path in folder.glob("0_0_*/run.json"):
-        records = json.loads(path.read_text())["records"]
-        called |= {name: int(np.sum(matrix)) for name, matrix in records.items()}
+    for path in folder.glob("*_0_*/run.json"):
+        for name, records in json.loads(path.read_text())["counts"].items():
+            called.setdefault(name, {}).update(
+                {record: int(np.sum(matrix)) for record, matrix in records.items()})
     assert called == beats
 
     (folder / "0_1_3/run.json").unlink()   # one training is lost
     run(crossvalidate, monkeypatch, "mlp", "epochs=2", "learning_rate=1e-3")
-    assert len(trainings) == 17 and made[-1] == "0_1_3"
+    assert len(trainings) == 21 and made[-1] == "0_1_3"
     rows = rows_of(prepared / "results/crossvalidation/mlp_epochs=2_learning_rate=1e-3.md")
-    assert rows["S F1"][2].endswith("of 2")
+    assert rows["DS1, S F1 of all beats"][2].endswith("of 2")
     assert not list(prepared.rglob("*.pth"))
 
 
-def test_cross_validation_pools_the_beats_of_all_groups():
+@pytest.mark.filterwarnings("ignore:Mean of empty slice")
+def test_cross_validation_pools_the_beats_of_all_groups_and_means_over_patients():
     rng = np.random.default_rng(0)
     truth = rng.integers(0, 5, (8, 50))   # of eight records
     called = np.where(rng.random(truth.shape) < 0.6, truth, rng.integers(0, 5, truth.shape))
     matrices = [confusion_matrix(*pair, labels=range(5)).tolist() for pair in zip(truth, called)]
-    trainings = [{"settings": {"grouping": 0, "seed": 0},
-                  "records": {str(record): matrices[record] for record in (group, group + 4)}}
-                 for group in range(4)]
+    healthy = np.zeros((2, 5, 5), int)
+    healthy[:, 0] = [[6000, 3, 1, 1, 0], [3990, 4, 1, 0, 0]]
+    trainings = [{"settings": {"grouping": 0, "seed": 0}, "counts": {"DS1": {
+        str(record): matrices[record] for record in (group, group + 4)}}} for group in range(4)]
+    trainings.append({"settings": {"grouping": None, "seed": 0}, "counts": {
+        "svdb": {"800": matrices[2]}, "nsrdb": dict(zip("ab", healthy.tolist()))}})
     metrics = crossvalidate.metrics_of(trainings).loc[0, 0]
-    f1 = f1_score(truth.ravel(), called.ravel(), labels=[0, 1, 2], average=None)
-    assert np.allclose(metrics[["N F1", "S F1", "V F1"]], f1)
-    assert metrics["mean F1 of N, S, V"] == pytest.approx(f1.mean())
-    of_records = [f1_score(*pair, labels=[0, 1, 2], average="macro") for pair in zip(truth, called)]
-    assert metrics["mean over records"] == pytest.approx(np.mean(of_records))
+    labels = {"labels": [0, 1, 2], "average": None}
+    f1 = f1_score(truth.ravel(), called.ravel(), **labels)
+    assert metrics[[f"DS1, {name} F1 of all beats" for name in "NSV"]].tolist() == pytest.approx(f1)
+    assert metrics["DS1, mean F1 of all beats"] == pytest.approx(f1.mean())
+    of_records = np.array([f1_score(*pair, **labels) for pair in zip(truth, called)])
+    assert metrics["DS1, mean F1 over records"] == pytest.approx(of_records.mean())
+    enough = np.array([[np.sum(of_record == k) >= 10 for k in range(3)] for of_record in truth])
+    assert 0 < enough.mean() < 1
+    by_class = [of_records[enough[:, k], k].mean() for k in range(3)]
+    assert metrics[[f"DS1, {name} over patients" for name in "NSV"]].tolist() == pytest.approx(
+        by_class)
+    assert metrics["DS1, mean over patients"] == pytest.approx(np.mean(by_class))
+    assert metrics["SVDB, S F1 of all beats"] == pytest.approx(of_records[2, 1])
+    assert metrics["healthy, false S of 100,000"] == pytest.approx(70)
+    assert metrics["healthy, false V of 100,000"] == pytest.approx(20)
 
 
 def test_a_change_is_one_of_the_recipe_or_of_the_sizes_of_the_model():

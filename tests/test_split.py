@@ -1,7 +1,5 @@
 """The split of model_training.py: published sides, and every patient on one of them only."""
 
-from collections import Counter
-
 import numpy as np
 import pytest
 from harness import changed, train
@@ -62,14 +60,14 @@ def test_a_patient_on_two_sides_stops_the_run(prepared, monkeypatch, dataset, on
 
 def test_201_and_202_are_the_one_exception_and_can_be_left_out(prepared, monkeypatch):
     data, rows, _ = split("mitbih")
-    sentence = stage.check_patients(data, rows, "inter_patient")
+    sentence = stage.check_patients(data, rows)
     assert "201 (DS1) and 202 (DS2) are one patient" in sentence
     for record in data.header.records:
         record["subset"] = "left out" if record["name"] == "202" else record["subset"]
     monkeypatch.setattr(stage, "load_dataset", lambda name: data)
     data, rows, members = split("mitbih")
     assert members["test"] == [record for record in DS2 if record != "202"]
-    assert stage.check_patients(data, rows, "inter_patient") == "no patient is on two sides"
+    assert stage.check_patients(data, rows) == "no patient is on two sides"
 
 
 def test_patient_201_of_ptbxl_is_no_exception(prepared):
@@ -77,18 +75,7 @@ def test_patient_201_of_ptbxl_is_no_exception(prepared):
     data.patient = np.array(data.patient, "U9")
     data.patient[[rows["train"][0], rows["test"][0]]] = "201"
     with pytest.raises(SystemExit, match="patients 201 are on two sides of the split"):
-        stage.check_patients(data, rows, "inter_patient")
-
-
-def test_a_random_split_uses_every_row_once_and_says_that_it_leaks(prepared, capsys):
-    data, rows, _ = split("mitbih", SPLIT="random", SEED=3)
-    assert sorted(np.concatenate(list(rows.values()))) == list(range(len(data.labels)))
-    assert len(rows["train"]) == int(0.8 * len(data.labels))
-    sides = Counter(patient for part in rows.values() for patient in set(data.patient[part]))
-    leaking = sum(count > 1 for count in sides.values())
-    checkpoint = train(SPLIT="random", SEED=3)
-    assert f"LEAKY SPLIT: {leaking} patients are on several sides" in capsys.readouterr().out
-    assert checkpoint["recipe"]["split"] == "random"
+        stage.check_patients(data, rows)
 
 
 def test_rows_with_any_statement_are_used(prepared, monkeypatch):
@@ -104,7 +91,7 @@ def test_rows_with_any_statement_are_used(prepared, monkeypatch):
 def test_201_may_not_validate_what_trains_on_202(prepared):
     data, rows, _ = split("mitbih", SPLIT="all", VALIDATION_RECORDS=["201"])
     with pytest.raises(SystemExit, match="patients 201 are on two sides"):
-        stage.check_patients(data, rows, "all")
+        stage.check_patients(data, rows)
 
 
 @pytest.mark.parametrize("names, found", [

@@ -1,4 +1,4 @@
-"""The training loop of model_training.py: loss, seeds, the last epoch, resume, bad settings."""
+"""The training loop of model_training.py: loss, seeds, the last epoch, bad settings."""
 
 import re
 from types import SimpleNamespace
@@ -6,9 +6,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-import two_processes
 from harness import changed, contents, files_up_to, run_stage, train
-from sklearn.metrics import f1_score, roc_auc_score
+from sklearn.metrics import f1_score
 
 import model_training as stage
 import preprocess_mitbih
@@ -29,7 +28,7 @@ def predict_side(side):
     return data, rows, logits
 
 
-# ---- Loss, batches, score ----
+# ---- Loss, batches ----
 
 def test_the_loss_is_that_of_the_targets_and_of_the_statements():
     logits = torch.randn(6, 7)
@@ -90,20 +89,6 @@ def test_an_epoch_shows_each_row_once_in_a_random_crop_with_its_own_features_and
     assert (features[:, 0] - targets).std().item() == pytest.approx(noise, rel=0.1)
 
 
-def test_the_validation_score_is_macro_auc_or_mean_f1_of_n_s_v():
-    rng = np.random.default_rng(0)
-    probability = rng.random((50, 5))
-    targets = rng.integers(2, size=(50, 5))
-    targets[:, 4] = 0   # a superclass that no validation row has is left out
-    score = stage.validation_score(probability, targets)
-    assert score == pytest.approx(roc_auc_score(targets[:, :4], probability[:, :4]))
-    classes = rng.integers(5, size=50)
-    score = stage.validation_score(probability, classes)
-    called = probability.argmax(axis=1)
-    expected = f1_score(classes, called, labels=[0, 1, 2], average="macro")
-    assert score == pytest.approx(expected)
-
-
 # ---- Whole runs ----
 
 def test_the_seed_repeats_a_run_exactly(prepared):
@@ -118,26 +103,38 @@ def test_numbers_of_numpy_make_a_checkpoint_that_can_be_read(prepared):
     assert (checkpoint.recipe.seed, checkpoint.recipe.learning_rate) == (1, 1e-3)
 
 
-def test_the_last_epoch_is_kept_whatever_its_score(prepared, monkeypatch):
+def test_the_last_epoch_is_kept_whatever_its_loss(prepared, monkeypatch):
     predictions = []
 
-    def score(probability, *_):
-        predictions.append(probability)
-        return [0.1, 0.9, 0.5, 0.3][len(predictions) - 1]
-
-    monkeypatch.setattr(stage, "validation_score", score)
+    def predict(*arguments):
+        predictions.append(original(*arguments))
+        return predictions[-1] * [1, 1, -9, -9][len(predictions) - 1]   # worse at the end
+    original = stage.predict_validation
+    monkeypatch.setattr(stage, "predict_validation", predict)
     history = train(settings={"epochs": 16})["history"]
-    scores = {epoch["epoch"]: epoch["validation score"] for epoch in history[3::4]}
-    assert scores == {4: 0.1, 8: 0.9, 12: 0.5, 16: 0.3} and len(history) == 16
+    losses = {epoch["epoch"]: epoch["validation loss"] for epoch in history[3::4]}
+    assert list(losses) == [4, 8, 12, 16] and losses[16] > 2 * losses[8]
+    assert ["validation loss" in epoch for epoch in history] == 4 * [False, False, False, True]
     _, _, logits = predict_side("validation")
-    probability = logits.double().softmax(dim=1)
-    np.testing.assert_array_equal(probability, predictions[3])
-    assert not np.array_equal(probability, predictions[0])
+    assert torch.equal(logits, predictions[3]) and not torch.equal(logits, predictions[1])
 
 
 def test_a_model_learns_the_simulated_classes(prepared):
-    checkpoint = train(settings={"epochs": 8, "batch_size": 32})
-    assert checkpoint["history"][-1]["validation score"] > 0.8   # chance: 0.33
+    train(settings={"epochs": 8, "batch_size": 32})
+    data, rows, logits = predict_side("validation")
+    f1 = f1_score(data.labels[rows], logits.argmax(dim=1), labels=[0, 1, 2], average=None)
+    assert f1.mean() > 0.8   # chance: 0.33
+
+
+def test_the_checkpoint_has_the_classes_that_are_called(prepared):
+    data = stage.load_dataset("mitbih")
+    labels, patient = data.labels, data.patient
+    data.labels = np.where(np.isin(data.record, ["101", "106", "108"]), 2, labels)   # V enough
+    checkpoint = train(called_classes=stage.called_classes, load_dataset=lambda name: data)
+    train_side = np.isin(data.record, checkpoint["recipe"]["sides"]["train"])
+    enough = [sum(np.sum((data.labels == k) & (patient == name)) >= 20
+                  for name in set(patient[train_side])) >= 3 for k in range(5)]
+    assert checkpoint["recipe"]["called"] == enough == [True, False, True, False, False]
 
 
 def test_mitbih_trains_on_all_patients_of_ds1_without_validation(prepared):
@@ -168,7 +165,7 @@ def test_mitbih_trains_a_second_net_for_strips(prepared):
     statements = len(strips["header"]["statement_names"])
     outputs = [checkpoint["net_arguments"]["outputs"] for checkpoint in (home, strips)]
     assert outputs == [5, 5 + statements]
-    assert np.isfinite(strips["history"][-1]["validation score"])
+    assert np.isfinite(strips["history"][-1]["validation loss"])
 
 
 def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypatch):
@@ -188,6 +185,18 @@ def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypat
     no_beat = data.labels[rows] == 5
     called = logits.argmax(dim=1).numpy() == 5
     assert no_beat.mean() > 0.2 and called[no_beat].mean() > called[~no_beat].mean() + 0.5
+
+
+def test_each_net_of_an_ensemble_sees_as_many_rows_as_there_are(prepared, monkeypatch):
+    sizes = []
+
+    def train_epoch(net, batches, *_):
+        sizes.extend(len(targets) for *_, targets, _ in batches)
+        return 0.0
+    monkeypatch.setattr(stage, "train_epoch", train_epoch)
+    train(settings={"epochs": 2, "batch_size": 32, "ensemble_size": 3})
+    _, rows, _ = predict_side("train")
+    assert set(sizes) == {3 * 32} and len(sizes) == 2 * (3 * len(rows) // (3 * 32))
 
 
 # ---- An own net ----
@@ -228,118 +237,10 @@ def test_what_is_forgotten_of_an_own_net_is_named(prepared, forgotten, message):
         train(model="own")
 
 
-# ---- Resume ----
-
-class Killed(BaseException):
-    pass
-
-
-def train_until_killed(epochs, *arguments, **constants):
-    """Training that stops as a kill does, in the epoch after so many complete ones."""
-    original = stage.train_epoch
-    complete = []
-
-    def train_epoch(*of_epoch):
-        if len(complete) == epochs:
-            torch.rand(7)   # the random numbers are not where the last epoch left them
-            raise Killed
-        complete.append(None)
-        return original(*of_epoch)
-
-    with changed(stage, train_epoch=train_epoch), pytest.raises(Killed):
-        train(*arguments, **constants)
-
-
-def test_each_net_of_an_ensemble_sees_as_many_rows_as_there_are(prepared, monkeypatch):
-    sizes = []
-
-    def train_epoch(net, batches, *_):
-        sizes.extend(len(targets) for *_, targets, _ in batches)
-        return 0.0
-    monkeypatch.setattr(stage, "train_epoch", train_epoch)
-    train(settings={"epochs": 2, "batch_size": 32, "ensemble_size": 3})
-    _, rows, _ = predict_side("train")
-    assert set(sizes) == {3 * 32} and len(sizes) == 2 * (3 * len(rows) // (3 * 32))
-
-
-@pytest.mark.parametrize("dataset, model, size", [("mitbih", "cnn", 2), ("ptbxl", "mlp", 1)])
-def test_a_killed_run_goes_on_to_the_same_weights(prepared, capsys, dataset, model, size):
-    arguments = (dataset, model, {"epochs": 4, "ensemble_size": size})
-    whole = train(*arguments)
-    train_until_killed(2, *arguments, RESUME=True)
-    train_until_killed(1, *arguments, RESUME=True)
-    resumed = train(*arguments, RESUME=True)
-    assert capsys.readouterr().out.count("resuming after epoch") == 2
-    assert resumed["history"] == whole["history"]
-    assert equal_weights(whole, resumed) and resumed["thresholds"] == whole["thresholds"]
-    assert not list(prepared.glob("*_state.pth"))
-
-
-def test_a_run_killed_in_its_second_net_keeps_the_first(prepared, capsys):
-    constants = {"settings": {"epochs": 2}, "SECOND_NET": True,
-                 "RECIPES": {"mitbih_strips": {"epochs": 2}}}
-    train(**constants)
-    whole = stage.load_pth("mitbih_mlp_strips_model.pth")
-    train_until_killed(3, **constants)
-    first = (prepared / "mitbih_mlp_model.pth").read_bytes()
-    capsys.readouterr()
-    train(**constants, RESUME=True)
-    printed = capsys.readouterr().out
-    assert printed.count("epoch ") - printed.count("after epoch ") == 1   # one was left
-    assert "resuming after epoch 2" in printed and "resuming after epoch 1" in printed
-    assert (prepared / "mitbih_mlp_model.pth").read_bytes() == first
-    assert equal_weights(whole, stage.load_pth("mitbih_mlp_strips_model.pth"))
-    assert not list(prepared.glob("*_state.pth"))
-
-
-def test_without_resume_a_run_starts_anew(prepared, capsys):
-    settings = {"epochs": 2}
-    train_until_killed(1, settings=settings)
-    resumed = train(settings=settings)
-    assert "resuming" not in capsys.readouterr().out and len(resumed["history"]) == 2
-
-
-@pytest.mark.parametrize("constants, message", [
-    ({"SEED": 3}, "seed = 0, now 3"),
-    ({"settings": {"epochs": 2, "batch_size": 32}}, "batch_size = 256, now 32"),
-    ({"VALIDATION_RECORDS": ["101"]}, "sides = .*101.*, now ")])
-def test_the_state_of_another_configuration_is_refused_with_both_values(
-        prepared, constants, message):
-    settings = {"epochs": 2}
-    train_until_killed(1, settings=settings)
-    before = contents(prepared)
-    with pytest.raises(SystemExit, match=f"mitbih_mlp_state.pth is of another run: {message}"):
-        train(**{"settings": settings} | constants, RESUME=True)
-    assert contents(prepared) == before
-    (prepared / "mitbih_mlp_state.pth").write_bytes(before["mitbih_mlp_state.pth"][:1000])
-    with pytest.raises(SystemExit, match="mitbih_mlp_state.pth is damaged") as error:
-        train(settings=settings, RESUME=True)
-    assert "\n" not in str(error.value)
-
-
-# ---- Several processes ----
-
-def test_two_processes_share_the_rows_and_end_with_equal_parameters(prepared):
-    settings = {"epochs": 4, "batch_size": 32, "ensemble_size": 1, "hold_out": True}
-    checkpoint, ranks = two_processes.launch(prepared, 2, {
-        "DATASET": "mitbih", "MODEL": "mlp", "DEVICE": "cpu", "RECIPES": {"mitbih": settings}})
-    _, rows, _ = predict_side("train")
-    one, two = (rank["rows"] for rank in ranks)
-    assert len(one) == len(two) == len(rows) // 2
-    assert not set(one) & set(two) and set(one) | set(two) <= set(rows)
-    assert [rank["batch_size"] for rank in ranks] == [16, 16]
-    for name, value in ranks[0]["parameters"].items():
-        assert torch.equal(value, ranks[1]["parameters"][name])
-        assert torch.equal(value, checkpoint["weights"][name])
-    alone = train(settings=settings)
-    scores = [run["history"][-1]["validation score"] for run in (alone, checkpoint)]
-    assert min(scores) > 0.8 and abs(scores[0] - scores[1]) < 0.1
-
-
 # ---- Bad settings ----
 
 @pytest.mark.parametrize("name, value", [
-    ("DATASET", "mit"), ("MODEL", "cnnn"), ("SPLIT", "patient"), ("DEVICE", "tpu"),
+    ("DATASET", "mit"), ("MODEL", "cnnn"), ("SPLIT", "random"), ("DEVICE", "tpu"),
     ("DEVICE", "cuda"), ("DATASET", ["mitbih"]), ("MODEL", ["cnn", "lstm"])])
 def test_unknown_choices_are_named(work, monkeypatch, name, value):
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda check_available: None)
@@ -372,7 +273,7 @@ def test_settings_that_cannot_work_stop_with_one_sentence(prepared, constants, m
 def test_a_full_disk_is_named_and_earlier_outputs_stay(prepared):
     train()
     before = contents(prepared)
-    message = "cannot write mitbih_mlp_state.pth in .*File too large"
+    message = "cannot write mitbih_mlp_model.pth in .*File too large"
     with files_up_to(100_000), pytest.raises(SystemExit, match=message) as error:
         train()
     assert "\n" not in str(error.value)

@@ -124,10 +124,10 @@ def test_microvolts_that_wfdb_would_read_as_volts_are_refused(work, unit, encodi
     assert preprocess("other", DATA_DIR="rec").metadata["sample"].tolist() == REC_PEAKS.tolist()
 
 
-def test_a_skewed_lead_is_refused_because_it_ends_early(work):
+def test_a_skewed_lead_is_refused_because_its_checksum_is_of_all_samples(work):
     write_rec("rec")
     replace(Path("rec/rec.hea"), b"rec.dat 16 ", b"rec.dat 16:5 ")
-    with pytest.raises(SystemExit, match="^record rec: samples .* leads are invalid .5 NaN.. Rep"):
+    with pytest.raises(SystemExit, match="^record rec: the samples contradict the checksums"):
         preprocess("other", DATA_DIR="rec")
 
 
@@ -149,7 +149,7 @@ def test_a_mark_on_the_last_sample_or_right_after_it_is_too_near_to_the_end(
     write_rec("rec", marks=[*REC_PEAKS, mark])
     data = preprocess("other", DATA_DIR="rec", SAMPLING_RATE=rate, SEGMENT=rate)
     assert data.annotations["row"].tolist() == [0, 1, 2, 3, 4, -1]
-    assert "1  beats too near to the ends of the record" in capsys.readouterr().out
+    assert "1  beats in unreadable signal, or too near to an end" in capsys.readouterr().out
 
 
 # ---- Leads ----
@@ -178,7 +178,7 @@ def test_the_first_signal_stands_in_where_the_first_lead_alone_is_absent(work, c
     np.testing.assert_allclose(data.records, expected, atol=1e-6)
     assert data.header.records[0]["leads"] == {"MLII": "V5", "V1": "V1"}
     printed = capsys.readouterr().out
-    assert "1  record rec: the first signal stands in for lead MLII" in printed
+    assert "1  records whose first signal, V5, stands in for lead MLII" in printed
     assert "lack one of the leads" not in printed
 
 
@@ -240,5 +240,6 @@ def test_records_are_named_by_text_or_number_and_read_once(database, records, re
 def test_the_patient_is_that_of_the_comment_or_of_the_original(name, comment, patient):
     record = SimpleNamespace(header=SimpleNamespace(comments=[comment]), rate=360)
     with changed(stage, NAME="other"):
-        record = stage.describe(name, SimpleNamespace(record=record, leads={}, voltage=[]))
+        record = stage.describe(name, SimpleNamespace(
+            record=record, leads={}, voltage=[], unreadable=np.zeros(0, bool)))
     assert (record["name"], record["patient"], record["subset"]) == (name, patient, "test")

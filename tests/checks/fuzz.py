@@ -4,7 +4,7 @@
 
 CASES (1,000) for each file; takes ten minutes. A case is right if the reader refuses the file
 with one sentence, or gives what it gives for the undamaged file. Any other error, other signals,
-another dataset, checkpoint or state, and more than ten seconds are failures. WFDB's checksums
+another dataset or checkpoint, and more than ten seconds are failures. WFDB's checksums
 guard the signal file alone: a damaged header or annotation file may still be a valid one, with
 another gain or lead name, or another beat. Such cases are counted as "other notes".
 """
@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import simulate
-from harness import changed, damaged, run_stage, strip_comment
+from harness import changed, damaged, run_stage, strip_comment, train
 
 import model_training
 import preprocess_mitbih
@@ -32,7 +32,6 @@ import preprocess_ptbxl
 
 SECONDS = 10   # for a case
 PTBXL_RECORD = "records100/00000/00003_lr"
-STATE = "mitbih_mlp_state.pth"
 
 
 # ---- Readers: each returns what must be right, and what a valid damaged file may change ----
@@ -65,25 +64,10 @@ def read_dataset():
 
 def read_checkpoint():
     """Loads a checkpoint and its net."""
-    checkpoint = load_checkpoint()
+    checkpoint = model_training.load_checkpoint(model_training.load_dataset("mitbih"), "mlp")
     content = {**vars(checkpoint), "recipe": vars(checkpoint.recipe),
                "header": vars(checkpoint.header), "net": checkpoint.net.state_dict()}
     return plain(content), None
-
-
-def read_state():
-    """Loads what a resumed run starts from: net, optimiser, schedule, random numbers, epochs."""
-    net = load_checkpoint().net
-    optimiser = torch.optim.AdamW(net.parameters(), fused=True)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 1, total_steps=2)
-    parts = (net, optimiser, schedule)
-    history = model_training.load_state(STATE, read_state.run, parts)
-    states = [part.state_dict() for part in parts]
-    return plain([history, states, torch.get_rng_state()]), None
-
-
-def load_checkpoint():
-    return model_training.load_checkpoint(model_training.load_dataset("mitbih"), "mlp")
 
 
 def plain(value):
@@ -137,16 +121,12 @@ def fuzz(path, read, cases):
 
 
 def prepare():
-    """Writes small databases, the arrays of one, a checkpoint and a state to the working folder."""
+    """Writes small databases, the arrays of one and a checkpoint to the working folder."""
     simulate.write_mitbih("mitdb", records=("101", "114", "124", "203", "220", "223"), seconds=20)
     simulate.write_ptbxl("ptbxl", records=20)
     strip_comment(Path("ptbxl", f"{PTBXL_RECORD}.hea"))   # as in PTB-XL: read without wfdb
     run_stage(preprocess_mitbih)
-    settings = model_training.RECIPES["mitbih"] | {"epochs": 1, "ensemble_size": 1}
-    with changed(model_training, DATASET="mitbih", MODEL="mlp"):
-        model_training.train(model_training.load_dataset("mitbih"), torch.device("cpu"), settings,
-                             "mitbih_mlp")   # unlike main(), it leaves the state
-    read_state.run = model_training.load_pth(STATE)["run"]
+    train("mitbih", "mlp")
 
 
 def main():
@@ -161,7 +141,7 @@ def main():
                f"ptbxl/{PTBXL_RECORD}.dat": read_ptbxl}
     readers |= {f"mitbih_{part}.npy": read_dataset
                 for part in ("signals", "records", "labels", "metadata", "annotations", "header")}
-    readers |= {"mitbih_mlp_model.pth": read_checkpoint, STATE: read_state}
+    readers["mitbih_mlp_model.pth"] = read_checkpoint
     total = Counter()
     with (tempfile.TemporaryDirectory() as folder, chdir(folder),
           changed(preprocess_mitbih, DATA_DIR="mitdb", DOWNLOAD=False),

@@ -36,7 +36,7 @@ def train_for_strips(data, model, seed, **constants):
     """Dataset, model, seed, changed constants -> checkpoint of the net for strips."""
     with harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed, **constants):
         recipe = f"{data.name}_strips"
-        model_training.train(data, model_training.start_processes(),
+        model_training.train(data, model_training.choose_device(),
                              model_training.RECIPES[recipe], f"{data.name}_{model}_strips")
         return model_training.load_checkpoint(data, model, strips=True)
 

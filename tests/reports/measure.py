@@ -9,7 +9,6 @@ mitbih          three models, five seeds, each tested on annotated beats, on det
                 on beats whose marks were moved: an hour on two cores
 ptbxl           three models, one seed: a quarter of an hour
 ptbxl_seeds     three models, three seeds, and ensembles: forty-five minutes
-random          MIT-BIH, cnn, three seeds, a random split of beats, which leaks patients
 learning_curve  PTB-XL, cnn, some of the training patients
 
 Without a name it makes the first two groups. Writes results/{run}/, see runs.py, and {group}.md.
@@ -44,10 +43,6 @@ FOLDER = Path("results")
 MOVED = 0.019   # s: largest random shift of a mark
 OTHER_BEATS = {"detected": "detected beats", "moved": "marks moved by up to 19 ms"}
 
-# A random split has beats of the test patients in training: learning by heart does no harm.
-RANDOM_SPLIT = {"SPLIT": "random", "RECIPES": {
-    "mitbih": {"signal_noise": 0.0, "rhythm_noise": 0.0, "epochs": 15}}}
-
 ONE_CLASS = "true class and most probable class of rows with one class"
 TASKS = "macro AUC of the benchmark's tasks"
 COSTS = {   # row of a table -> key of run.json, form
@@ -80,7 +75,6 @@ TITLES = {
     "mitbih": "MIT-BIH, DS1 to DS2",
     "ptbxl": "PTB-XL, the reference benchmark's six tasks, one net for all",
     "ptbxl_seeds": "PTB-XL, the reference benchmark's six tasks, seeds and ensembles",
-    "random": "MIT-BIH, random split of beats",
     "learning_curve": "PTB-XL, cnn, some of the training patients",
 }
 
@@ -96,11 +90,8 @@ def runs_of(group):
         } for fraction in FRACTIONS} | {"ptbxl_cnn_0": runs_of("ptbxl_seeds")["ptbxl_cnn_0"]}
     dataset = "ptbxl" if group.startswith("ptbxl") else "mitbih"
     seeds = {"mitbih": SEEDS, "ptbxl": SEEDS[:1]}.get(group, SEEDS[:3])
-    models, name, changes = MODELS, dataset, {}
-    if group == "random":
-        models, name, changes = ["cnn"], group, RANDOM_SPLIT
-    return {f"{name}_{model}_{seed}": {"DATASET": dataset, "MODEL": model, "SEED": seed, **changes}
-            for model in models for seed in seeds}
+    return {f"{dataset}_{model}_{seed}": {"DATASET": dataset, "MODEL": model, "SEED": seed}
+            for model in MODELS for seed in seeds}
 
 
 def tests_on_other_beats():
@@ -211,7 +202,7 @@ def scores_of_one_class(tables):
 def metrics_of(group):
     """Name of a group -> dict of row of its table -> place of the metric."""
     if group != "mitbih":
-        return MITBIH_METRICS if group == "random" else PTBXL_METRICS
+        return PTBXL_METRICS
     starts = ["EC57 from 0:00", "EC57 from 5:00"]
     of_detected = [f"{OTHER_BEATS['detected']}, {start}" for start in starts]
     every_beat = [starts[0], *(f"{beats}, {starts[0]}" for beats in OTHER_BEATS.values())]
@@ -313,7 +304,6 @@ def main():
         finished = runs.make_runs("measure", FOLDER, runs_of(group), list(Path().glob("*.npy")))
         if group == "mitbih":
             add_other_beats(finished)
-        if group in ("mitbih", "random"):
             for run in finished.values():
                 run["tables"]["mean over records"] = {"f1": mean_over_records(run["folder"])}
         if group == "learning_curve":

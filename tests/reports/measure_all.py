@@ -1,6 +1,6 @@
 """Makes the tables of tests/reports but those of choices.md.
 
-Run it in a folder with all .npy files and MIT-BIH's folder:
+Run it in a folder with all .npy files, also those for crossvalidate.py, and MIT-BIH's folder:
 
     python tests/reports/measure_all.py
 

@@ -226,7 +226,7 @@ def plot_both(finished, path):
         axis.set_yticks(range(len(QUESTIONS)), QUESTIONS)
         axis.set_title(f"cnn, {DIRECTIONS[source]}, mean over seeds", fontsize=10)
     axis.invert_yaxis()
-    figure.suptitle("\n".join(runs.warnings_in(finished.values())), fontsize=10)
+    figure.suptitle(runs.warning_in(finished.values()), fontsize=10)
     figure.legend(*axis.get_legend_handles_labels(), frameon=False, fontsize=8, ncol=2,
                   loc="outside lower center")
     figure.savefig(path, dpi=150)

@@ -16,7 +16,6 @@ import time
 from contextlib import chdir, contextmanager, redirect_stdout
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import harness
@@ -113,9 +112,8 @@ def finished_runs(folder, settings_of):
             continue
         run = json.loads((place / "run.json").read_text())
         expected = {"code": code, "settings": json.loads(json.dumps(settings))}   # no tuples
-        change = model_training.first_difference({key: run[key] for key in expected}, expected)
-        if change:
-            stale.append(f"{place} ({change})")
+        stale += [f"{place} ({key} = {run[key]!r}, now {value!r})"
+                  for key, value in expected.items() if run[key] != value]
         for report in [*place.glob("*_metrics.json"), *place.glob("*_cross.json")]:
             run |= json.loads(report.read_text())
         finished[name] = run | {"folder": place}
@@ -141,9 +139,9 @@ def predictions_of(checkpoint, data, rows):
     return model_evaluation.Predictions(checkpoint, data, logits.mean(dim=0), rows)
 
 
-def provenance(simulated, split="inter_patient"):
-    """What warnings_in needs of a run that writes no report of its own."""
-    return {"header": {"simulated": bool(simulated)}, "recipe": {"split": split}}
+def provenance(simulated):
+    """What warning_in needs of a run that writes no report of its own."""
+    return {"header": {"simulated": bool(simulated)}}
 
 
 # ---- Tables ----
@@ -184,21 +182,21 @@ def markdown(table):
     return "\n".join(f"| {' | '.join(map(str, row))} |" for row in rows)
 
 
-def warnings_in(finished):
-    """Runs, as from finished_runs -> the sentences that must stand beside their scores."""
-    warnings = []
-    for run in finished:
-        header = SimpleNamespace(**run.get("header", run.get("source", {})))
-        warnings += model_training.warnings_of(header, SimpleNamespace(**run["recipe"]))
-    return list(dict.fromkeys(warnings))
+def warning_in(finished):
+    """Runs, as from finished_runs -> the sentence that must stand beside their scores, or ""."""
+    headers = [run[name] for run in finished for name in ("header", "source", "target")
+               if name in run]
+    simulated = any(header["simulated"] for header in headers)
+    return model_training.warning_of(simulated).removeprefix(". ")
 
 
 def write_report(path, sections, finished):
-    """Writes dict of heading -> table to a markdown file, with warnings, code and commit.
+    """Writes dict of heading -> table to a markdown file, with a warning, code and commit.
 
     finished: the runs whose scores it shows.
     """
-    parts = [f"**{warning}**" for warning in warnings_in(finished)]
+    warning = warning_in(finished)
+    parts = [f"**{warning}**"] if warning else []
     parts += [f"## {heading}\n\n{markdown(table)}" for heading, table in sections.items()]
     text = "\n\n".join([*parts, f"Made by {code_and_commit()}."]) + "\n"
     Path(path).write_text(text)
