@@ -1,17 +1,23 @@
-"""Compares a changed recipe with the recipe as it is, by cross-validation over DS1's patients.
+"""Compares a changed recipe for beats with the recipe as it is, on patients of three databases.
 
-Run it in a folder with the mitbih_*.npy files, with the name of a model and changes of RECIPES:
+Run it in a folder with the mitbih_*.npy, svdb_*.npy and nsrdb_*.npy files, with the name of a model
+and changes of RECIPES:
 
     python tests/reports/crossvalidate.py cnn epochs=8 signal_noise=2.0
     python tests/reports/crossvalidate.py cnn "stem=(31, 3)"
 
-Choices for MIT-BIH are made here, and never on DS2: only the rows of DS1 are kept in memory. Each
-of GROUPINGS divides DS1's patients at random into GROUPS groups. A model is trained on all groups
-but one and calls the beats of that one after the last epoch. So every beat of DS1 is called by a
-model that has not seen its patient. Without a change, the recipe as it is is measured alone.
+Choices for beats are made here, and never on DS2, by three numbers that stand side by side:
+- DS1, mean over patients. Each of GROUPINGS divides the patients at random into GROUPS groups. A
+  model is trained on all groups but one and calls the beats of that one after the last epoch.
+- Half of SVDB, mean over patients, by a model that DS1 trained.
+- False S and V of 100,000 beats in healthy people (a part of NSRDB), by the same model: at most 100
+  and 10.
+The mean over patients of a class is over those with ten or more of its beats. Preprocess the two
+other databases with NAME = "svdb" or "nsrdb" and LEADS = ["ECG1"]. Without a change, the recipe as
+it is is measured alone.
 
-A setting takes GROUPINGS x SEEDS x GROUPS trainings, forty minutes on two cores (the mlp ten), each
-a run as in runs.py. Writes results/crossvalidation/{setting}/ and {setting}.md.
+A setting takes SEEDS x (GROUPINGS x GROUPS + 1) trainings, an hour on two cores (the mlp twenty
+minutes), each a run as in runs.py. Writes results/crossvalidation/{setting}/ and {setting}.md.
 """
 
 import ast
@@ -33,6 +39,7 @@ from preprocess_mitbih import check_choice, load_dataset
 GROUPINGS = [0, 1, 2]   # seeds of the random divisions of the patients
 SEEDS = [0, 1]          # of the trainings
 GROUPS = 4
+OTHERS = ["svdb", "nsrdb"]
 FOLDER = Path("results/crossvalidation")
 
 
@@ -85,47 +92,82 @@ def divide_patients(data, grouping):
             for part in np.array_split(patients, GROUPS)]
 
 
-def make(model, constants, grouping, seed, group):
-    """Trains without a group of records and calls their beats.
+def count_calls(checkpoint, data, rows):
+    """Checkpoint, dataset, rows -> dict of record -> (classes, classes) beats by truth and call."""
+    *_, logits, rows = runs.predictions_of(checkpoint, data, rows)
+    probability = model_training.probabilities(logits, checkpoint.recipe)
+    called = model_training.call_classes(data, rows, probability, checkpoint.recipe)
+    counts = {}
+    for record in np.unique(data.record[rows]).tolist():
+        chosen = (data.record[rows] == record) & (data.labels[rows] >= 0)
+        matrix = confusion_matrix(
+            data.labels[rows[chosen]], called[chosen], labels=range(len(data.header.class_names)))
+        counts[record] = matrix.tolist()
+    return counts
 
-    records: dict of record -> (classes, classes) numbers of beats, by truth and call. The group is
-    the validation side, and the last epoch is kept: nothing is chosen on it.
+
+def make(model, constants, grouping, seed, group):
+    """Trains without a group of records and calls their beats; without group: other databases'.
+
+    The group is the validation side, and the last epoch is kept: nothing is chosen on it. Returns
+    dict of database -> count_calls.
     """
     data = ds1_only(load_dataset("mitbih"))
-    records = divide_patients(data, grouping)[group]
+    records = [] if group is None else divide_patients(data, grouping)[group]
+    hold_out = {"RECIPES": {"mitbih": {"hold_out": bool(records)}}}
     with runs.scratch_folder(), harness.changed(model_training, load_dataset=lambda name: data):
         harness.run_stage(
             model_training, DATASET="mitbih", MODEL=model, SEED=seed, SECOND_NET=False,
-            VALIDATION_RECORDS=records,
-            **harness.merged(constants, {"RECIPES": {"mitbih": {"hold_out": True}}}))
+            VALIDATION_RECORDS=records, **harness.merged(constants, hold_out))
         checkpoint = model_training.load_checkpoint(data, model)
-    rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
-    *_, logits, rows = runs.predictions_of(checkpoint, data, rows)
-    called = model_training.probabilities(logits, checkpoint.recipe).argmax(axis=1)
-    confusion = {}
-    classes = range(len(data.header.class_names))   # one more with detected beats
-    for record in records:
-        chosen = data.record[rows] == record
-        matrix = confusion_matrix(data.labels[rows[chosen]], called[chosen], labels=classes)
-        confusion[record] = matrix.tolist()
-    return {"records": confusion, **runs.provenance(data.header.simulated)}
+    if records:
+        rows = model_training.split_rows(data, checkpoint.recipe)["validation"]
+        counts = {"DS1": count_calls(checkpoint, data, rows)}
+    else:
+        others = {name: load_dataset(name) for name in OTHERS}
+        counts = {name: count_calls(checkpoint, other, np.arange(len(other.labels)))
+                  for name, other in others.items()}
+    return {"counts": counts, **runs.provenance(data.header.simulated)}
 
 
 # ---- Metrics ----
 
 def metrics_of(trainings):
-    """Finished trainings -> table of the metrics of each grouping and seed, all groups pooled."""
-    groups = {}
+    """Finished trainings -> table of metrics, one row for each grouping and seed."""
+    counts = {}
     for run in trainings:
-        key = run["settings"]["grouping"], run["settings"]["seed"]
-        groups.setdefault(key, []).extend(map(np.array, run["records"].values()))
+        place = run["settings"]["grouping"], run["settings"]["seed"]
+        for name, records in run["counts"].items():
+            counts.setdefault((*place, name), {}).update(
+                {record: np.array(matrix) for record, matrix in records.items()})
     rows = {}
-    for key, records in groups.items():
-        n, s, v = f1_of(sum(records))[:3]
-        by_record = [np.nanmean(f1_of(matrix)[:3]) for matrix in records]
-        rows[key] = {"mean F1 of N, S, V": np.mean([n, s, v]), "N F1": n, "S F1": s, "V F1": v,
-                     "mean over records": np.nanmean(by_record)}
+    for grouping, seed, name in counts:
+        if name == "DS1":
+            others = {other: counts[None, seed, other] for other in OTHERS}
+            rows[grouping, seed] = (
+                metrics("DS1", counts[grouping, seed, "DS1"]) | metrics("SVDB", others["svdb"])
+                | false_alarms(others["nsrdb"]))
     return pd.DataFrame(rows).T
+
+
+def metrics(name, records):
+    """Name of a database, dict of record -> (classes, classes) beats -> dict of metric -> value."""
+    pooled = f1_of(sum(records.values()))[:3]
+    by_record = np.array([f1_of(matrix)[:3] for matrix in records.values()])
+    enough = np.array([matrix.sum(axis=1)[:3] >= 10 for matrix in records.values()])
+    by_class = np.nanmean(np.where(enough, by_record, np.nan), axis=0)
+    table = {f"{name}, mean over patients": by_class.mean()}
+    table |= {f"{name}, {symbol} over patients": f1 for symbol, f1 in zip("NSV", by_class)}
+    table |= {f"{name}, mean F1 of all beats": np.mean(pooled)}
+    table |= {f"{name}, {symbol} F1 of all beats": f1 for symbol, f1 in zip("NSV", pooled)}
+    return table | {f"{name}, mean F1 over records": np.nanmean(np.nanmean(by_record, axis=1))}
+
+
+def false_alarms(records):
+    """Dict of healthy record -> (classes, classes) beats -> S and V calls of 100,000 N beats."""
+    calls = sum(records.values())[0]
+    return {f"healthy, false {symbol} of 100,000": 1e5 * calls[k] / calls.sum()
+            for k, symbol in ((1, "S"), (2, "V"))}
 
 
 def f1_of(matrix):
@@ -160,14 +202,15 @@ def main():
     tables = {}
     for setting, constants in parse_settings(changes, "mitbih", model).items():
         stem = f"{model} {setting}".replace(" ", "_")
-        keys = product(GROUPINGS, SEEDS, range(GROUPS))
+        keys = [*product(GROUPINGS, SEEDS, range(GROUPS)), *product([None], SEEDS, [None])]
         trainings = {"_".join(map(str, key)): {
             "model": model, "constants": constants,
             **dict(zip(["grouping", "seed", "group"], key))} for key in keys}
         finished = runs.make_runs(
-            "crossvalidate", FOLDER / stem, trainings, list(Path().glob("mitbih_*.npy")))
+            "crossvalidate", FOLDER / stem, trainings, [
+                path for name in ("mitbih", *OTHERS) for path in Path().glob(f"{name}_*.npy")])
         tables[setting] = metrics_of(finished.values())
-    title = f"{model}, cross-validation over DS1: {len(GROUPINGS)} groupings, {len(SEEDS)} seeds"
+    title = f"{model}, DS1 in {len(GROUPINGS)} groupings, SVDB, NSRDB: {len(SEEDS)} seeds"
     runs.write_report(FOLDER / f"{stem}.md", {title: comparison(tables)}, finished.values())
 
 
