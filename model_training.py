@@ -591,12 +591,13 @@ def call_classes(data, rows, probability, recipe):
     sinus tachycardia, and its beats are N.
     """
     called = np.where(recipe.called, probability, -1).argmax(axis=1)
-    s = np.flatnonzero(np.array(recipe.classes)[called] == "S")
+    names = np.array(recipe.classes)
+    s = np.flatnonzero(names[called] == "S")
     run = np.cumsum(np.diff(rows[s], prepend=0) > 3)   # one or two others may be in between
     of_run = [data.metadata["record"][rows[s]], run]
     premature = pd.Series(premature_beats(data)[rows[s]])
     is_sinus = ~premature.groupby(of_run).transform("any")
-    called[s[is_sinus]] = recipe.classes.index("N")
+    called[s[is_sinus]] = (names == "N").argmax()
     return called
 
 

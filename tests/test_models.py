@@ -184,6 +184,13 @@ def test_sinus_tachycardia_is_n_in_any_order_of_the_classes():
     assert called.tolist() == [2, 2, 2, 2, 0]
 
 
+def test_own_classes_need_no_n():
+    recipe = SimpleNamespace(classes=["normal", "ectopic"], called=[True] * 2)
+    rows = np.arange(3)
+    called = stage.call_classes(beats_of([80] * 2), rows, np.eye(2)[[0, 1, 0]], recipe)
+    assert called.tolist() == [0, 1, 0]
+
+
 def test_a_class_that_is_not_called_leaves_its_rows_to_the_next_one():
     data = beats_of([80] * 5)
     assert call(data, "NVFFQN", called="NSVQ") == "NVNNQN"
