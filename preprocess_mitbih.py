@@ -8,7 +8,7 @@ Writes  mitbih_signals.npy      (n, 2, 360) float32 mV: one beat per row, its R 
         mitbih_annotations.npy  (k,) structured, see ANNOTATION_FIELDS
         mitbih_records.npy      (samples, 2) float32 mV: the leads of all records, end to end
         mitbih_header.npy       JSON text: kind ("beats"), class names, leads, sampling rate,
-                                records, SHA-256 of the five arrays
+                                records with their unreadable seconds, SHA-256 of the arrays
 Takes   10 seconds for the 48 records, plus the download.
 
 The database: Moody and Mark, "The impact of the MIT-BIH Arrhythmia Database", IEEE Engineering

@@ -139,6 +139,14 @@ def test_one_detector_finds_the_beats_of_both_databases_in_the_first_lead(prepar
         np.testing.assert_allclose(strips.peaks, [peaks] * len(strips.truth), atol=1)
 
 
+def test_strips_of_detected_beats_have_the_peaks_of_the_whole_record(work):
+    simulate.write_mitbih(MITBIH, records=["101"], seconds=40)
+    data = preprocess("own", LEADS=["MLII"], R_PEAKS="detected")
+    strips = stage.mitbih_strips(data, ["101"], ["MLII"])
+    peaks = [start + of_strip for start, of_strip in zip(strips.place["sample"], strips.peaks)]
+    np.testing.assert_array_equal(np.concatenate(peaks), data.metadata["sample"])
+
+
 def test_the_shared_labels_are_what_mitbih_annotates_but_norm():
     assert {"NORM", *stage.SHARED_STATEMENTS} == set(preprocess_mitbih.STATEMENTS)
 
