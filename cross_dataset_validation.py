@@ -370,7 +370,7 @@ def call_rhythm(beats, data, model):
     rhythm = pd.Series("N", rate.index)
     rhythm[rate < 60] = "SBRAD"
     rhythm[rate > 100] = "STACH"
-    if model and len(beats):
+    if model:
         strips = mitbih_strips(data, beats["record"].unique(), shared_leads(model, data))
         if len(strips.truth):
             result = score_strips(model, strips)

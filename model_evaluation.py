@@ -373,15 +373,19 @@ def integrated_gradients(scored, inputs, classes):
     return total / 32 * (signals - base)
 
 
+def inputs_of(scored, rows):
+    """(m,) rows among the scored ones, in any order -> their Inputs."""
+    wanted = scored.rows[rows]
+    inputs, number = make_inputs(scored.data, np.unique(wanted), scored.recipe)
+    return Inputs(*(values[np.searchsorted(number, wanted)] for values in inputs))
+
+
 def explain(scored, rows, classes):
     """(m,) rows among the scored ones, class of each -> (m, leads, samples) attribution.
 
     The size of the integrated gradients, smoothed over 0.02 s.
     """
-    wanted = scored.rows[rows]
-    inputs, number = make_inputs(scored.data, np.unique(wanted), scored.recipe)
-    inputs = Inputs(*(values[np.searchsorted(number, wanted)] for values in inputs))
-    gradients = integrated_gradients(scored, inputs, classes)
+    gradients = integrated_gradients(scored, inputs_of(scored, rows), classes)
     # the channels of a lead (the relative beat, its difference) add up: its voltage moves both
     size = gradients.unflatten(1, (-1, len(scored.recipe.leads))).sum(dim=1).abs().numpy()
     return uniform_filter1d(size, round(0.02 * scored.data.rate), axis=2)

@@ -577,11 +577,15 @@ def probabilities(logits, recipe, members=None):
 
 
 def premature_beats(data):
-    """Dataset of beats -> mask: the RR interval is below 0.85 of the median of the three before."""
-    rr = pd.Series(data.metadata["sample"]).groupby(data.metadata["record"]).diff() / data.rate
-    rr = rr.mask(rr > 3)   # a gap or a pause: the next three beats have no median
-    usual = rr.rolling(3).median().shift()
-    return (rr < 0.85 * usual).to_numpy()
+    """Dataset of beats -> mask: the RR interval is below 0.85 of the median of the three before.
+
+    None of the four spans a gap or a pause: see rr_intervals.
+    """
+    def is_premature(peaks):
+        rr = rr_intervals(peaks, data.rate)
+        return rr[:, 9] < 0.85 * np.median(rr[:, 6:9], axis=1)
+    peaks = pd.Series(data.metadata["sample"])
+    return peaks.groupby(data.metadata["record"]).transform(is_premature).to_numpy(bool)
 
 
 def call_classes(data, rows, probability, recipe):
@@ -811,7 +815,7 @@ def read_checkpoint(name, model, strips=False):
 
 
 def load_checkpoint(data, model, strips=False):
-    """Dataset, ... -> read_checkpoint; it stops, too, if that was trained on other data."""
+    """Dataset and the rest of read_checkpoint -> its checkpoint, if it was trained on that data."""
     checkpoint = read_checkpoint(data.name, model, strips)
     now = vars(data.header)
     was = vars(checkpoint.header)

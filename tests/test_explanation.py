@@ -89,7 +89,7 @@ def test_attribution_by_lead_adds_the_channels_that_a_voltage_moves():
     by_lead = np.abs(centred[:, :2] + centred[:, 2:])[scored.rows[rows]]
     smooth = (by_lead[..., :-2] + by_lead[..., 1:-1] + by_lead[..., 2:]) / 3   # 0.02 s
     np.testing.assert_allclose(attribution[..., 1:-1], smooth, atol=1e-6)
-    inputs = deletion.inputs_of(scored, rows)
+    inputs = stage.inputs_of(scored, rows)
     np.testing.assert_allclose(inputs.signals, channels[scored.rows[rows]])
 
 

@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 import model_evaluation as stage
-from model_training import Inputs, make_inputs, offset_of, predict, probabilities
+from model_training import Inputs, offset_of, predict, probabilities
 
 SHARES = (0, 0.02, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 
@@ -32,13 +32,6 @@ def choose_rows(scored):
         rows.extend(ranked[first:first + 20])
         classes.extend([k] * len(ranked[first:first + 20]))
     return np.array(rows, int), np.array(classes, int)
-
-
-def inputs_of(scored, rows):
-    """Scored, (m,) rows among the scored ones -> Inputs."""
-    wanted = scored.rows[rows]
-    inputs, number = make_inputs(scored.data, np.unique(wanted), scored.recipe)
-    return Inputs(*(values[np.searchsorted(number, wanted)] for values in inputs))
 
 
 def deletion_test(scored, inputs, classes, attribution, rng=None):
@@ -67,7 +60,7 @@ def main():
     scored = stage.score_rows(stage.predict_test_rows(dataset, model), "superdiagnostic")
     rows, classes = choose_rows(scored)
     attribution = stage.explain(scored, rows, classes)
-    arguments = scored, inputs_of(scored, rows), classes, attribution
+    arguments = scored, stage.inputs_of(scored, rows), classes, attribution
     print(scored.title)
     print(pd.DataFrame({
         "at its places": deletion_test(*arguments),
