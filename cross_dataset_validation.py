@@ -29,18 +29,17 @@ from tqdm import tqdm
 
 from model_evaluation import (
     Predictions,
-    area_under_curve,
     called_beats,
-    draw_ecg,
+    class_metrics,
     make_tables,
     predictions_table,
     print_tables,
-    ratio,
     resample_patients,
     save_figure,
     score_rows,
     summarise,
     summarise_metrics,
+    summary_tables,
     to_json,
     write_annotations,
 )
@@ -60,6 +59,7 @@ from preprocess_mitbih import (
     check_choice,
     detect_beats,
     lead_columns,
+    lead_note,
     load_dataset,
     new_files,
     record_voltage,
@@ -70,11 +70,13 @@ PRETRAINED_DATASET = "mitbih"   # source: "mitbih" or "ptbxl"
 TEST_DATASET = "ptbxl"          # target: "ptbxl", "mitbih", or NAME of another database
 MODEL = "cnn"                   # "cnn", "lstm" or "mlp"
 
-MERGED_STATEMENTS = {"AFIB": "AFLT", "SVTAC": "PSVT"}   # MIT-BIH's AFIB is either one in PTB-XL
+# One name of MIT-BIH, or of the challenges' headers -> the statements of PTB-XL that it means.
+MERGED_STATEMENTS = {
+    "AFIB": "AFIB AFLT", "SVTAC": "SVTAC PSVT", "TAB_": "NDT NT_ TAB_ LOWT", "LVH": "LVH VCLVH",
+}
 SCORED_BY_MAXIMUM = ["PVC", "PAC"]   # a single beat shows them; other scores are means
-ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS
-SHARED_STATEMENTS = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC SBRAD BIGU TRIGU 2AVB WPW".split()
-EARLY_PAC = "PAC against a slower rhythm"   # strips with mostly premature beats have no answer
+ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS; PTB-XL's NORM may have SBRAD
+SHARED_STATEMENTS = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC BIGU TRIGU 2AVB WPW".split()
 MIN_PATIENTS = 5          # with a positive strip; fewer have no interval
 
 # recordings without a reference
@@ -105,11 +107,13 @@ def mitbih_strips(data, records, leads):
     signals = [record_voltage(data, number)[start:start + length].T
                for number, start in zip(shares["number"], shares["start"])]
     truth = (shares[header.statement_names] > 0).astype(float)
-    truth[EARLY_PAC] = truth["PAC"].where(shares["PAC"] <= 0.5)
+    truth = with_abnormal(truth, shares["normal"] == 1)
+    # nothing is early against mostly premature beats
+    truth["PAC"] = truth["PAC"].where(shares["PAC"] <= 0.5)
     place = of_record[["name", "patient"]].iloc[shares["number"]].reset_index(drop=True)
     return make_strips(
         data, leads, np.reshape(signals, (-1, len(data.leads), length)),
-        truth=with_abnormal(truth, shares["normal"] == 1),
+        truth=truth,
         place=place.rename(columns={"name": "record"}).assign(sample=shares["start"]),
         peaks=[*strips["peak"].apply(np.array)] if header.r_peaks == "detected" else None)
 
@@ -119,9 +123,8 @@ def ptbxl_strips(data, folds, leads):
     header = data.header
     rows = np.flatnonzero(np.isin(data.metadata["fold"], folds))
     superclasses = data.metadata["superclasses"][rows] == 1
-    truth = pd.DataFrame(data.metadata["statements"][rows] >= 0, columns=header.statement_names,
-                         dtype=float)
-    truth[EARLY_PAC] = truth["PAC"]
+    statements = pd.DataFrame(data.metadata["statements"][rows], columns=header.statement_names)
+    truth = (statements >= 0).astype(float).where(statements > -2)   # -2: unknown
     merge_statements(truth)
     only_normal = superclasses[:, 0] & (superclasses.sum(axis=1) == 1)   # NORM is the first
     place = {"record": data.record[rows], "sample": 0, "patient": data.patient[rows]}
@@ -129,13 +132,6 @@ def ptbxl_strips(data, folds, leads):
         data, leads, data.signals[rows],
         truth=with_abnormal(truth, only_normal),
         place=pd.DataFrame(place))
-
-
-def lead_note(available, wanted):
-    """Names of the leads of data, of those of a model -> sentence: what the model sees."""
-    columns = lead_columns(available, wanted) or {0: 0}
-    pairs = [f"{available[column]} as {wanted[index]}" for index, column in columns.items()]
-    return f"leads: {', '.join(pairs)}"
 
 
 def make_strips(data, leads, signals, truth, place, peaks=None):
@@ -148,13 +144,14 @@ def make_strips(data, leads, signals, truth, place, peaks=None):
         peaks = [detect_beats(signal[signal.any(axis=1)][:1], data.rate) for signal in signals]
     return SimpleNamespace(
         kind="records", signals=signals, rate=data.rate, leads=leads, truth=truth, place=place,
-        peaks=peaks, note=lead_note(data.leads, leads))
+        peaks=peaks, note=" ".join(leads) + lead_note(data, leads, set(place["record"])))
 
 
 def merge_statements(table):
-    """Table with one column per statement: MERGED_STATEMENTS get the larger of both values."""
-    for name, other in MERGED_STATEMENTS.items():
-        table[name] = table.filter([name, other]).max(axis=1)
+    """Table with one column per statement: MERGED_STATEMENTS get the largest of their values."""
+    for name in table.columns.intersection(MERGED_STATEMENTS):
+        largest = table.filter(MERGED_STATEMENTS[name].split()).max(axis=1)
+        table[name] = largest.where(table[name].notna() | (largest == 1))   # else unknown
 
 
 def with_abnormal(truth, normal):
@@ -163,7 +160,7 @@ def with_abnormal(truth, normal):
     ABNORMAL has no answer for strips that are abnormal by what one database alone labels, such as
     infarction.
     """
-    abnormal = truth.filter(SHARED_STATEMENTS).any(axis=1)
+    abnormal = (truth.filter(SHARED_STATEMENTS) == 1).any(axis=1)
     truth = truth.drop(columns="NORM", errors="ignore")
     truth.insert(0, ABNORMAL, abnormal.astype(float).where(abnormal | normal))
     return truth
@@ -177,6 +174,7 @@ class Result(NamedTuple):
     scores: pd.DataFrame   # the same columns: log odds
     place: pd.DataFrame    # record, sample, patient
     note: str              # leads, sampling rate, beats
+    called: pd.DataFrame = None   # the same columns: scores above the source's threshold
 
 
 def score_strips(checkpoint, strips):
@@ -221,7 +219,6 @@ def answers(logits):
     merge_statements(scores)
     none = expit(-scores.filter(SHARED_STATEMENTS)).prod(axis=1)
     scores.insert(0, ABNORMAL, -log_odds(none))
-    scores[EARLY_PAC] = scores["PAC"]
     return scores
 
 
@@ -250,49 +247,29 @@ def choose_thresholds(validation, names):
     return pd.Series(thresholds)
 
 
-def strip_metrics(result, called, weights):
-    """Result, table of calls, (b, n) weights -> dict of (question, metric) -> (b,) values."""
-    table = {}
-    for name, truth in result.truth.items():
-        known = weights * truth.notna().to_numpy()
-        positive = (truth == 1).to_numpy()
-        of_question = called[name].to_numpy()
-        sensitivity = ratio(known @ (positive & of_question), known @ positive)
-        specificity = ratio(known @ ~(positive | of_question), known @ ~positive)
-        table |= {
-            (name, "AUC"): area_under_curve(positive, result.scores[name].to_numpy(), known),
-            (name, "sensitivity"): sensitivity,
-            (name, "specificity"): specificity,
-            (name, "balanced accuracy"): (sensitivity + specificity) / 2,
-        }
-    return table
-
-
-def cross_tables(results, thresholds):
-    """Dict of side -> Result, thresholds -> dict of heading -> table, one row per question."""
+def cross_tables(results):
+    """Dict of side -> Result -> dict of heading -> table, one row per question."""
     tables = {}
     for side, result in results.items():
-        seed = int(side == "cross-domain")   # independent resamples
-        metrics_of = partial(strip_metrics, result, result.scores > thresholds)
-        summary = summarise(resample_patients(result.place["patient"], metrics_of, seed))
-        positive = result.truth == 1
-        patients = positive.groupby(result.place["patient"]).any().sum()
-        counts = {"strips": result.truth.count(), "positive": positive.sum(), "patients": patients}
-        tables[side] = pd.DataFrame(counts).join(summary["value"].unstack(sort=False))
-        for limit, heading in (("low", "from"), ("high", "to")):
-            table = summary[limit].unstack(sort=False)
-            tables[f"{side}, 95% interval {heading}"] = table[patients >= MIN_PATIENTS]
+        metrics_of = partial(class_metrics, result.truth, result.called, result.scores)
+        summary = summarise(resample_patients(result.place["patient"], metrics_of))
+        patients = (result.truth == 1).groupby(result.place["patient"]).any().sum()
+        values, *limits = summary_tables(side, summary).items()
+        heading, table = values
+        table.insert(0, "strips", result.truth.count())
+        table.insert(2, "patients", patients)
+        tables[heading] = table
+        tables |= {heading: table[patients >= MIN_PATIENTS] for heading, table in limits}
     return tables
 
 
-def scores_table(results, thresholds):
-    """Dict of side -> Result, thresholds -> table, one row per strip: place, truth, score, call."""
-    tables = []
-    for side, result in results.items():
-        called = (result.scores > thresholds).add_suffix(" called")
-        tables.append(result.place.assign(side=side).join([
-            result.truth.add_suffix(" truth"), result.scores.add_suffix(" score"), called]))
-    return pd.concat(tables)
+def scores_table(results):
+    """Dict of side -> Result -> table, one row per strip: place, truth, score, call."""
+    return pd.concat([
+        result.place.assign(side=side).join([
+            result.truth.add_suffix(" truth"), result.scores.add_suffix(" score"),
+            result.called.add_suffix(" called")])
+        for side, result in results.items()])
 
 
 # ---- Beats of another database ----
@@ -306,7 +283,6 @@ def predict_beats(checkpoint, data):
         raise SystemExit(f"beats of {data.name} are {form}, the model's {known}: preprocess both "
                          "with the same SAMPLING_RATE, SEGMENT and CLASSES")
     logits, rows = predict_rows(checkpoint, data, np.arange(len(data.labels)))
-    print(f"{lead_note(data.leads, recipe.leads)}; beats: {data.header.r_peaks}")
     return Predictions(checkpoint, data, logits.mean(dim=0), rows)
 
 
@@ -323,6 +299,7 @@ def compare_beats(predictions, source, report, name):
     """Reports the tables of model_evaluation.py for the beats of another database."""
     scored = score_rows(predictions)
     report["tables"] = make_tables(scored, summarise_metrics(scored))
+    report["title"] += lead_note(scored.data, scored.recipe.leads, {*scored.data.record})
     train = split_rows(source, scored.recipe)["train"]
     shared = sorted({*source.patient[train]} & {*scored.data.patient})
     if shared:   # other databases reuse MIT-BIH's record names (118e06)
@@ -342,21 +319,13 @@ def call_beats(predictions):
     return beats.join(pd.DataFrame(scores, columns=checkpoint.header.class_names))
 
 
-def readable_seconds(record, rate):
-    """Record of the header, its sampling rate -> (s,) mask of the seconds that can be read."""
-    readable = np.ones(-(-record["samples"] // rate), bool)
-    for start, stop in record["unreadable"]:
-        readable[start:stop] = False
-    return readable
+def rr_before(beats, record):
+    """Beats of a record, its entry in the header -> RR interval before each beat in s.
 
-
-def rr_before(beats, readable):
-    """Beats of a record, readable_seconds -> RR interval before each beat in s.
-
-    NaN if a second of it cannot be read.
+    NaN over unreadable signal.
     """
-    unreadable = np.cumsum(~readable)[beats["time"].astype(int)]   # seconds before the beat
-    return beats["time"].groupby(unreadable).diff()
+    starts = [start for start, stop in record["unreadable"]]
+    return beats["time"].groupby(np.searchsorted(starts, beats["time"])).diff()
 
 
 def call_rhythm(beats, data, model):
@@ -383,27 +352,27 @@ def call_rhythm(beats, data, model):
     return rhythm
 
 
-def hourly_table(beats, rhythm, readable):
-    """Beats of a record with RR, call_rhythm, readable_seconds -> table by hour."""
+def hourly_table(beats, rhythm, record, rate):
+    """Beats of a record with RR, call_rhythm, entry in the header, sampling rate -> table by hour.
+
+    A run has three beats or more.
+    """
     run = (beats["symbol"] != beats["symbol"].shift()).cumsum()
-    length = run.map(run.value_counts())
+    begins_run = (run.map(run.value_counts()) > 2) & ~run.duplicated()
     table = pd.DataFrame({"beats": 1, "pauses": beats["RR"] > 2})
     for symbol in "SV":
         ectopic = beats["symbol"] == symbol
-        begins = ectopic & ~run.duplicated()
         table[f"{symbol} beats"] = ectopic
-        table[f"{symbol} couplets"] = begins & (length == 2)
-        table[f"{symbol} runs"] = begins & (length > 2)
+        table[f"{symbol} runs"] = ectopic & begins_run
     hour = beats["time"].astype(int) // 3600
-    is_af = rhythm == "AFIB"
-    episode = is_af.groupby((is_af != is_af.shift()).cumsum()).transform("sum")
     rhythms = ["AFIB", "SBRAD", "STACH"]
     of_strips = pd.DataFrame({f"{name} min": rhythm == name for name in rhythms}) / 6
-    by_hour = rhythm.index // 3600
-    minutes = pd.Series(readable).groupby(np.arange(len(readable)) // 3600).sum() / 60
+    readable = pd.Series(1, range(-(-record["samples"] // rate)))   # s
+    for start, stop in record["unreadable"]:
+        readable[start:stop] = 0
+    minutes = readable.groupby(readable.index // 3600).sum() / 60
     hours = pd.DataFrame({"minutes analysed": minutes}).join([
-        table.groupby(hour).sum(), of_strips.groupby(by_hour).sum(),
-        (episode / 6).rename("longest AFIB min").groupby(by_hour).max()])
+        table.groupby(hour).sum(), of_strips.groupby(rhythm.index // 3600).sum()])
     return hours.fillna(0).assign(rate=60 / beats["RR"].groupby(hour).mean())
 
 
@@ -420,61 +389,57 @@ def marks_of(record, rhythm):
     return marks.assign(record=record["name"], sample=sample)
 
 
-def plot_recording(data, record, beats, rhythm, path):
-    """Record of the header, its beats with RR, call_rhythm -> PNG.
+def plot_recording(record, beats, rhythm, title, path):
+    """Entry in the header, its beats with RR, call_rhythm -> PNG of the RR intervals by class.
 
-    RR intervals over unreadable signal (grey) and atrial fibrillation (red); beats of each class.
+    Unreadable signal is grey, atrial fibrillation red.
     """
-    symbols = beats["symbol"].unique()
-    figure = Figure(figsize=(12, 12), layout="constrained")
-    rr, *papers = np.ravel(figure.subplots(1 + len(symbols)))
+    figure = Figure(figsize=(12, 4), layout="constrained")
+    axis = figure.subplots()
     for start, stop in record["unreadable"]:
-        rr.axvspan(start / 60, stop / 60, color="0.85")
+        axis.axvspan(start / 60, stop / 60, color="0.85")
     for start in rhythm.index[rhythm == "AFIB"]:
-        rr.axvspan(start / 60, (start + 10) / 60, ymax=0.05, color="tab:red")
-    for paper, symbol in zip(papers, symbols):
-        of_class = beats[beats["symbol"] == symbol]
+        axis.axvspan(start / 60, (start + 10) / 60, ymax=0.05, color="tab:red")
+    for symbol, of_class in beats.groupby("symbol"):
         marker = "." if symbol == "N" else f"${symbol}$"
-        rr.scatter(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), marker=marker)
-        some = of_class.index[::len(of_class) // 5 + 1]
-        voltage = np.pad(data.signals[some, 0], ((0, 0), (0, 9)), constant_values=np.nan)
-        voltage = voltage.reshape(1, -1)   # side by side, with gaps
-        title = f"{symbol}: {len(some)} of {len(of_class):,} beats"
-        draw_ecg(paper, data.rate, voltage, np.zeros_like(voltage), [""], title)
-    rr.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
-    save_figure(figure, f"{record['name']}. Grey: unreadable. Red: atrial fibrillation", path)
+        axis.scatter(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), marker=marker)
+    axis.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
+    save_figure(figure, f"{title}. Grey: unreadable. Red: atrial fibrillation", path)
 
 
 def annotate(predictions, name):
     """Writes what the models call in recordings without a reference; nothing is scored."""
-    data = predictions.data
+    checkpoint, data, *_ = predictions
     path = Path(f"ptbxl_{MODEL}_strips_model.pth")
     model = read_checkpoint("ptbxl", MODEL, strips=True) if path.exists() else None
     calls = call_beats(predictions)
     records = data.header.records
+    leads = checkpoint.recipe.leads
     pictures = [f"{name}_{record['name'].replace('/', '_')}.png" for record in records[:PICTURES]]
     tables, hours, marks = [], {}, []
     with new_files(f"{name}_beats.csv", f"{name}_hours.csv", *pictures) as paths:
         for number, record in enumerate(tqdm(records, desc="recordings", disable=None)):
-            readable = readable_seconds(record, data.rate)
             beats = calls[calls["record"] == record["name"]]
-            beats = beats.assign(RR=rr_before(beats, readable))
+            beats = beats.assign(RR=rr_before(beats, record))
             rhythm = call_rhythm(beats, data, model)
             tables.append(beats)
-            hours[record["name"]] = hourly_table(beats, rhythm, readable)
+            hours[record["name"]] = hourly_table(beats, rhythm, record, data.rate)
             marks.append(marks_of(record, rhythm if model else rhythm[:0]))
-            if number < PICTURES:
-                plot_recording(data, record, beats, rhythm, paths[2 + number])
+            if number < len(pictures):
+                title = record["name"] + lead_note(data, leads, [record["name"]])
+                plot_recording(record, beats, rhythm, title, paths[2 + number])
         beats = pd.concat(tables)
-        beats.rename(columns={"symbol": "class"}).to_csv(
-            paths[0], index=False, float_format="%.4f")
+        beats.to_csv(paths[0], index=False, float_format="%.4f")
         hours = pd.concat(hours, names=["record", "hour"])
         if not model:
-            hours = hours.drop(columns=["AFIB min", "longest AFIB min"])
+            hours = hours.drop(columns="AFIB min")
         hours.to_csv(paths[1])
+    for picture in {*Path().glob(f"{name}_*.png")} - {*map(Path, pictures)}:   # of an earlier run
+        picture.unlink()
     marks = pd.concat([*marks, beats]).sort_values(["record", "sample"], kind="stable")
-    write_annotations(marks, f"{name}_annotations", predictions.checkpoint.model)
-    print_tables({"calls by hour, the first 48 rows": hours.head(48)})
+    write_annotations(marks, f"{name}_annotations", checkpoint.model, records)
+    note = lead_note(data, leads, {*data.record})
+    print_tables({f"calls by hour, the first 48 rows{note}": hours.head(48)})
     if not model:
         print(f"{path} is not in this folder: nothing looked for atrial fibrillation")
     print("No reference (ANNOTATOR = None): nothing was scored. "
@@ -488,8 +453,7 @@ def shared_questions(checkpoint, source, truth):
     train = split_rows(source, checkpoint.recipe)["train"]
     trained = (source.metadata["statements"][train] >= 0).any(axis=0)
     trained = np.array(source.header.statement_names)[trained]
-    names = truth.columns
-    names = names[names.str.replace(EARLY_PAC, "PAC").isin([ABNORMAL, *trained])]
+    names = truth.columns.intersection([ABNORMAL, *trained], sort=False)
     asked = (truth[names] == 1).any()
     if not asked.any():   # there are no labels
         return names
@@ -497,7 +461,7 @@ def shared_questions(checkpoint, source, truth):
 
 
 def compare(checkpoint, source, target):
-    """Checkpoint, both datasets -> dict of side -> Result, and thresholds, of shared questions."""
+    """Checkpoint, both datasets -> dict of side -> Result, of shared questions."""
     sides = checkpoint.recipe.sides
     leads = shared_leads(checkpoint, target)
     test = choose_sides(target, "inter_patient")["test"]
@@ -510,21 +474,22 @@ def compare(checkpoint, source, target):
     if source.kind == "beats":   # five records are too few
         known = known + sides["train"]
     thresholds = choose_thresholds(score_side(checkpoint, source, known, leads), names)
-    return {side: result._replace(truth=result.truth[names], scores=result.scores[names])
-            for side, result in results.items()}, thresholds
+    return {side: result._replace(truth=result.truth[names], scores=result.scores[names],
+                                  called=result.scores[names] > thresholds)
+            for side, result in results.items()}
 
 
 def compare_strips(checkpoint, source, target, report, name):
     """Reports how well the model answers the questions on both databases."""
-    results, thresholds = compare(checkpoint, source, target)
+    results = compare(checkpoint, source, target)
     report["notes"] = {side: result.note for side, result in results.items()}
     report["tables"] = {}
     if (results["cross-domain"].truth == 1).any(axis=None):
-        report["tables"] = cross_tables(results, thresholds)
+        report["tables"] = cross_tables(results)
     else:
         report["title"] += ". No positive labels: nothing was scored"
     print(*(f"{side}: {note}" for side, note in report["notes"].items()), sep="\n")
-    write_report(report, scores_table(results, thresholds), name)
+    write_report(report, scores_table(results), name)
 
 
 def main():

@@ -6,9 +6,7 @@ Writes  {dataset}_{model}_metrics.json     every table that is printed, with the
         {dataset}_{model}_predictions.csv  one row per test row: truth, called, scores
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
                                            bxb, LightWAVE and wfdb.rdann: {record}.{model}
-        {dataset}_{model}_curves.png       ROC and precision-recall curves
         {dataset}_{model}_explanation.png  a test ECG per class, with its attribution
-        {dataset}_{model}_mistakes.png     the test ECGs with the largest errors
 Takes   15 s on two cores, PTB-XL a minute.
 """
 
@@ -26,7 +24,6 @@ import wfdb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 from scipy.ndimage import uniform_filter1d
-from sklearn.metrics import PrecisionRecallDisplay, RocCurveDisplay
 
 from model_training import (
     Inputs,
@@ -47,6 +44,7 @@ from preprocess_mitbih import (
     check_choice,
     in_flutter,
     is_beat,
+    lead_note,
     load_dataset,
     new_files,
     pair_beats,
@@ -58,7 +56,6 @@ DATASET = "mitbih"        # "mitbih" or "ptbxl"
 MODEL = "cnn"             # "cnn", "lstm" or "mlp"
 TASK = "superdiagnostic"  # PTB-XL, task of the reference benchmark: "all", "diagnostic",
                           # "subdiagnostic", "superdiagnostic", "form" or "rhythm"
-LARGEST_RECORD = "232"    # MIT-BIH: a table leaves it out, because it has 75% of DS2's S beats
 
 
 # ---- Score rows ----
@@ -127,6 +124,7 @@ def score_rows(predictions, task=None):
     if not known.any():
         raise SystemExit(f"no test row has a label of {title}: preprocess the complete dataset")
     title += f", {checkpoint.model}, {recipe.split} split, {known.sum():,} rows"
+    title += lead_note(data, recipe.leads, {*data.record[rows]})
     title += warning_of(data.header.simulated)
     return Scored(
         title, data, checkpoint.net, recipe, names, members,
@@ -139,41 +137,50 @@ def score_rows(predictions, task=None):
 
 # ---- Metrics: one weighted table ----
 
-def metrics(scored, weights):
-    """Scored, (b, n) weights -> dict of (class, metric) or ("all", metric) -> (b,) values.
+def class_metrics(truth, called, scores, weights):
+    """Three (n, classes) tables, (b, n) weights -> dict of (class, metric) -> (b,) values.
 
     Weights: ones for the metrics themselves, 0 and 1 for those of a group, how often each patient
-    was drawn for those of a resample. NaN if a metric is undefined.
+    was drawn for those of a resample. NaN if a metric is undefined, such as F1 without a row of
+    the class. A row whose truth is NaN is left out.
     """
-    truth = scored.truth
-    count = weights.sum(axis=1)
-    support = weights @ truth
-    hits = weights @ (truth & scored.called)
-    calls = weights @ scored.called
-    missing = np.where(support > 0, 0, np.nan)   # a class without rows has no F1
-    f1 = ratio(2 * hits, support + calls) + missing
-    pairs = zip(truth.T, scored.probability.T)
-    auc = np.transpose([area_under_curve(*pair, weights) for pair in pairs])
-    by_class = {
-        "n": support,
-        "sensitivity": ratio(hits, support),
-        "positive predictivity": ratio(hits, calls) + missing,
-        "f1": f1,
-        "auc": auc,
-    }
-    correct = weights @ (truth == scored.called).all(axis=1)
-    overall = {
-        "n": count,
-        "accuracy": ratio(correct, count),
-        "macro f1": pd.DataFrame(f1).mean(axis=1),   # of the classes that have one
-        "macro auc": pd.DataFrame(auc).mean(axis=1),
+    table = {}
+    for name in truth:
+        known = weights * truth[name].notna().to_numpy()
+        positive = (truth[name] == 1).to_numpy()
+        call = called[name].to_numpy()
+        support = known @ positive
+        hits = known @ (positive & call)
+        calls = known @ call
+        missing = np.where(support > 0, 0, np.nan)
+        table |= {
+            (name, "n"): support,
+            (name, "sensitivity"): ratio(hits, support),
+            (name, "specificity"): ratio(known @ ~(positive | call), known @ ~positive),
+            (name, "positive predictivity"): ratio(hits, calls) + missing,
+            (name, "f1"): ratio(2 * hits, support + calls) + missing,
+            (name, "auc"): area_under_curve(positive, scores[name].to_numpy(), known),
+        }
+    return table
+
+
+def metrics(scored, weights):
+    """Scored, (b, n) weights -> class_metrics, and ("all", metric) -> (b,) values."""
+    tables = [pd.DataFrame(values, columns=scored.names)
+              for values in (scored.truth, scored.called, scored.probability)]
+    of_classes = class_metrics(*tables, weights)
+    mean = pd.DataFrame(of_classes).T.groupby(level=1).mean()   # of the classes that have one
+    correct = weights @ (scored.truth == scored.called).all(axis=1)
+    table = {
+        ("all", "n"): weights.sum(axis=1),
+        ("all", "accuracy"): ratio(correct, weights.sum(axis=1)),
+        ("all", "macro f1"): mean.loc["f1"],
+        ("all", "macro auc"): mean.loc["auc"],
     }
     if scored.names[:3] == ["N", "S", "V"]:
-        overall["mean f1 of N, S, V"] = pd.DataFrame(f1[:, :3]).mean(axis=1)
-    table = {("all", metric): values for metric, values in overall.items()}
-    for k, name in enumerate(scored.names):
-        table |= {(name, metric): values[:, k] for metric, values in by_class.items()}
-    return table
+        f1 = pd.DataFrame([of_classes[name, "f1"] for name in "NSV"])
+        table["all", "mean f1 of N, S, V"] = f1.mean()
+    return table | of_classes
 
 
 def area_under_curve(truth, scores, weights):
@@ -192,12 +199,11 @@ def area_under_curve(truth, scores, weights):
 
 
 def ratio(part, whole):
-    """Arrays -> part / whole, NaN if there is nothing to divide by."""
-    nothing = np.full(np.shape(whole), np.nan)
-    return np.divide(part, whole, out=nothing, where=whole > 0)
+    """Two (b,) arrays -> part / whole, NaN if both are 0."""
+    return pd.Series(part).div(whole).to_numpy()
 
 
-def resample_patients(patients, metrics_of, seed=0, resamples=1000):
+def resample_patients(patients, metrics_of, resamples=1000):
     """(n,) patient of each row, function of (b, n) weights -> (1 + resamples, metrics) table.
 
     Row 0 has the metrics, the others those of resampled patients. A patient is drawn with all
@@ -205,7 +211,7 @@ def resample_patients(patients, metrics_of, seed=0, resamples=1000):
     """
     _, number = np.unique(patients, return_inverse=True)
     count = number.max() + 1
-    drawn = np.random.default_rng(seed).multinomial(
+    drawn = np.random.default_rng(0).multinomial(
         count, np.full(count, 1 / count), size=resamples)
     drawn = np.concatenate([np.ones((1, count)), drawn])
     groups = np.array_split(drawn, len(drawn) * len(number) // 4_000_000 + 1)
@@ -225,6 +231,12 @@ def summarise(resampled):
         "low": limits[0.025],
         "high": limits[0.975],
     })
+
+
+def summary_tables(heading, summary):
+    """Heading, summary of several classes -> dict of heading -> table, one row per class."""
+    parts = {"": "value", ", 95% interval from": "low", ", 95% interval to": "high"}
+    return {heading + part: summary[column].unstack(sort=False) for part, column in parts.items()}
 
 
 def summarise_metrics(scored):
@@ -251,19 +263,27 @@ def called_beats(data, rows, called):
     return beats[beats["symbol"] != "not a beat"].astype({"sample": int})
 
 
-def write_annotations(marks, folder, extension):
-    """Table of record, sample, symbol, maybe subtype, aux_note -> annotation file of a record."""
-    columns = ["sample", "symbol", "subtype", "aux_note"]
+def write_annotations(marks, folder, extension, records):
+    """Table of record, sample, symbol, maybe subtype, aux_note -> annotation file of each record.
+
+    Those of other records, which an earlier run wrote, are removed. records: of the header.
+    """
+    rate_of = {record["name"]: record["rate"] for record in records}
+    columns = ["record", "sample", "symbol", "subtype", "aux_note"]
+    marks = marks.reindex(columns=columns).astype(object)
+    marks = marks.fillna({"subtype": 0, "aux_note": ""})
+    earlier = {*Path(folder).rglob(f"*.{extension}")}
     for record, table in marks.groupby("record"):
-        table = table.reindex(columns=columns).astype(object)
-        table = table.fillna({"subtype": 0, "aux_note": ""})
         path = Path(folder, f"{record}.{extension}")
         path.parent.mkdir(parents=True, exist_ok=True)
         with new_files(path) as (temporary,), TemporaryDirectory() as scratch:
             wfdb.wrann("record", "beats", table["sample"].to_numpy(int),
                        table["symbol"].to_numpy(str), table["subtype"].to_numpy(int),
-                       aux_note=table["aux_note"].tolist(), write_dir=scratch)
+                       aux_note=[*table["aux_note"]], fs=rate_of[record], write_dir=scratch)
             temporary.write_bytes(Path(scratch, "record.beats").read_bytes())
+        earlier.discard(path)
+    for path in earlier:
+        path.unlink()
 
 
 def beat_counts(data, beats, records, start):
@@ -331,19 +351,15 @@ def ec57_rows(counts, false_sveb):
 
 # ---- What the model looks at ----
 
-def largest_classes(scored):
-    """Scored -> the eight classes with most rows: pictures have no room for more."""
-    rows = scored.truth.sum(axis=0)
-    largest = np.argsort(-rows, kind="stable")[:8]
-    return np.sort(largest[rows[largest] > 0])
-
-
 def choose_examples(scored):
     """Scored -> (m,) rows among the scored ones and the class to explain for each.
 
-    Of each class, the row of median score among the correct ones, or among all if none is correct.
+    Of the eight largest classes, the row of median score among the correct ones, or among all if
+    none is correct.
     """
-    classes = largest_classes(scored)
+    count = scored.truth.sum(axis=0)
+    classes = np.argsort(-count, kind="stable")[:8]
+    classes = np.sort(classes[count[classes] > 0])
     rows = []
     for k in classes:
         of_class = scored.truth[:, k]
@@ -399,23 +415,6 @@ def save_figure(figure, title, path):
     figure.savefig(path, dpi=150, format="png")
 
 
-def plot_curves(scored, path):
-    """PNG: ROC and precision-recall curve of each class."""
-    figure = Figure(figsize=(10, 4.8), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    for k in largest_classes(scored):
-        truth = scored.truth[:, k]
-        if truth.min() < truth.max():
-            pair = truth, scored.probability[:, k]
-            RocCurveDisplay.from_predictions(
-                *pair, ax=left, name=scored.names[k])
-            PrecisionRecallDisplay.from_predictions(
-                *pair, ax=right, name=scored.names[k])
-    left.set(xlabel="1 - specificity", ylabel="sensitivity")
-    right.set(xlabel="sensitivity", ylabel="positive predictivity")
-    save_figure(figure, scored.title, path)
-
-
 def draw_ecg(axis, rate, voltage, attribution, names, title):
     """(leads, t) mV, attribution from 0 to 1 shaded behind it, names of the leads -> ECG paper.
 
@@ -423,11 +422,11 @@ def draw_ecg(axis, rate, voltage, attribution, names, title):
     """
     time = np.arange(voltage.shape[1]) / rate
     for number, name in enumerate(names):
-        level = voltage[number] - np.nanmedian(voltage[number])
+        level = voltage[number] - np.median(voltage[number])
         level = level.clip(-6, 6) - 2 * number   # mV; more would take hours to draw
         weight = attribution[number][None, 1:]
         band = axis.pcolormesh(
-            time, [np.nanmin(level), np.nanmax(level)], weight,
+            time, [level.min(), level.max()], weight,
             cmap="Blues", vmin=0, vmax=1, alpha=weight)
         axis.plot(time, level, color="black", linewidth=0.8)
         axis.text(0.05, 0.4 - 2 * number, name, fontsize=7)
@@ -479,7 +478,7 @@ def draw_record(axis, scored, row, weight):
     return draw_ecg(axis, data.rate, voltage, attribution, data.leads, caption_of(scored, row))
 
 
-def plot_ecgs(scored, rows, weights, subtitle, path):
+def plot_ecgs(scored, rows, weights, path):
     """(m,) rows among the scored ones, (m, leads, samples) attribution -> PNG, on ECG paper."""
     if scored.data.kind == "beats":
         draw, columns, height = draw_beat, 2, 4
@@ -493,7 +492,7 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
     for axis, row, weight in zip(frames, rows, weights):
         band = draw(axis, scored, row, weight / max(weight.max(), 1e-12))
     figure.colorbar(band, ax=figure.axes, shrink=0.3, label="attribution")
-    save_figure(figure, f"{scored.title}. {subtitle}", path)
+    save_figure(figure, f"{scored.title}. Integrated gradients", path)
 
 
 # ---- Report ----
@@ -501,7 +500,7 @@ def plot_ecgs(scored, rows, weights, subtitle, path):
 def predictions_table(scored):
     """Scored -> table with one row per test row: identifiers, truth, called, scores."""
     names = np.array(scored.names)
-    fields = {"records": ["fold", "age", "sex"], "beats": ["sample", "symbol"]}[scored.data.kind]
+    fields = ["sample", "symbol"] if scored.data.kind == "beats" else []
     table = pd.DataFrame({
         "record": scored.data.record[scored.rows],
         "patient": scored.data.patient[scored.rows],
@@ -509,7 +508,6 @@ def predictions_table(scored):
         "true": ["+".join(names[row]) for row in scored.truth],
         "called": ["+".join(names[row]) for row in scored.called],
     })
-    table[[f"{name} true" for name in names]] = scored.truth.astype(int)
     table[[f"{name} score" for name in names]] = scored.probability
     return table
 
@@ -531,15 +529,11 @@ def to_json(report):
 
 def make_tables(scored, summary):
     """Scored, its summarise_metrics -> dict of heading -> table."""
-    record = scored.data.record[scored.rows]
     names = np.array(scored.names)
-    by_class = summary.loc[scored.names]
     one_label = scored.truth.sum(axis=1) == 1
     tables = {
         "all classes": summary.loc["all"],
-        "by class": by_class["value"].unstack(sort=False),
-        "by class, 95% interval from": by_class["low"].unstack(sort=False),
-        "by class, 95% interval to": by_class["high"].unstack(sort=False),
+        **summary_tables("by class", summary.loc[scored.names]),
         "true class and most probable class of rows with one class": pd.crosstab(
             names[scored.truth[one_label].argmax(axis=1)],
             names[scored.probability[one_label].argmax(axis=1)],
@@ -547,12 +541,10 @@ def make_tables(scored, summary):
     }
     if scored.data.kind == "records":
         return tables
-    if LARGEST_RECORD in record:
-        others = pd.DataFrame(metrics(scored, (record != LARGEST_RECORD)[None].astype(float)))
-        tables[f"without record {LARGEST_RECORD}"] = others.iloc[0].unstack(sort=False)
     if scored.data.header.symbols == [*"NSVFQ"]:
         for start in (0, 5):
-            counts = beat_counts(scored.data, scored.beats, np.unique(record), 60 * start)
+            records = np.unique(scored.data.record[scored.rows])
+            counts = beat_counts(scored.data, scored.beats, records, 60 * start)
             tables[f"EC57 from {start}:00"] = ec57_table(counts)
             tables[f"beats counted from {start}:00, reference and call"] = counts
     return tables
@@ -580,17 +572,6 @@ def task_tables(predictions, task, summary):
 
 # ---- Main ----
 
-def draw_pictures(scored, curves, mistakes, explanation):
-    """Draws curves, the largest errors and the explained examples to these paths."""
-    plot_curves(scored, curves)
-    error = np.abs(scored.truth - scored.probability).max(axis=1)
-    worst = np.argsort(-error)[:3 if scored.data.kind == "records" else 12]
-    plot_ecgs(scored, worst, np.zeros((len(worst), 1, 1)), "The largest errors", mistakes)
-    examples, classes = choose_examples(scored)
-    attribution = explain(scored, examples, classes)
-    plot_ecgs(scored, examples, attribution, "Integrated gradients", explanation)
-
-
 def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     predictions = predict_test_rows(DATASET, MODEL)
@@ -599,7 +580,7 @@ def main():
     tables = make_tables(scored, summary)
     if scored.data.kind == "records":
         tables |= task_tables(predictions, TASK, summary)
-    parts = ["metrics.json", "predictions.csv", "curves.png", "mistakes.png", "explanation.png"]
+    parts = ["metrics.json", "predictions.csv", "explanation.png"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
         paths[0].write_text(to_json({
             "title": scored.title,
@@ -607,9 +588,12 @@ def main():
             "header": vars(scored.data.header),
             "tables": tables}))
         predictions_table(scored).to_csv(paths[1], index=False, float_format="%.9g")
-        draw_pictures(scored, *paths[2:])
+        examples, classes = choose_examples(scored)
+        attribution = explain(scored, examples, classes)
+        plot_ecgs(scored, examples, attribution, paths[2])
     if scored.data.kind == "beats":
-        write_annotations(scored.beats, f"{DATASET}_{MODEL}_annotations", MODEL)
+        write_annotations(scored.beats, f"{DATASET}_{MODEL}_annotations", MODEL,
+                          scored.data.header.records)
     print(scored.title)
     print_tables(tables)
     print(f"Wrote {DATASET}_{MODEL}_ {', '.join(parts)}")

@@ -3,7 +3,7 @@
 Reads   {dataset}_*.npy   all that the dataset's preprocess script writes
 Writes  {dataset}_{model}_model.pth          weights, and everything later stages need
         {dataset}_{model}_strips_model.pth   the same of the second net, for strips
-Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores without bfloat16).
+Takes   3 minutes for MIT-BIH, 7 for PTB-XL at 100 Hz (cnn, both nets, two cores).
 """
 
 import io
@@ -25,8 +25,10 @@ from torch.nn import functional as F
 from preprocess_mitbih import (
     as_names,
     check_choice,
+    check_number,
     cut_beats,
     lead_columns,
+    lead_note,
     load_dataset,
     new_files,
     qrs_energy,
@@ -49,13 +51,13 @@ TEST_FOLD = 10            # PTB-XL: only for the report
 # run
 SEED = 0                  # one seed, one result, on the CPU
 SECOND_NET = True         # train the net for strips too
-DEVICE = "auto"           # "auto": cuda, mps or cpu, whichever is there first; or one of them
+DEVICE = "auto"           # "auto": a GPU if there is one, or "cpu"
 
-# Settings of each net. A net for strips scores 10 s strips of the other database. sizes: a cnn has
-# at most four widths. stem: kernel and stride. windows: length and step, as parts of the crop.
+# Settings of each net. A net for strips scores 10 s strips of the other database. stem: kernel, an
+# odd number, and stride. windows: length and step, as parts of the crop.
 RECIPES = {
     "mitbih": {
-        "leads": "II",               # what the net sees; if the data have none of them, their first
+        "leads": "II",               # what the net sees
         "crop_seconds": 0.5,         # the net sees the middle of a beat
         "context_seconds": 1800,     # of one median beat and one RR statistic
         "upright": True,             # turn leads whose median beat points down
@@ -65,7 +67,7 @@ RECIPES = {
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 6,
         "batch_size": 256,           # rows per step
-        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
+        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle; or one
         "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
         "statement_weight": 0.0,     # weight of a second loss, on the SCP statements
         "sizes": {
@@ -78,7 +80,7 @@ RECIPES = {
         "hold_out": False,           # True: validation records or fold do not train
     },
     "mitbih_strips": {
-        "leads": "II V1",            # what the net sees; if the data have none of them, their first
+        "leads": "II V1",            # what the net sees
         "crop_seconds": 0.5,         # the net sees the middle of a beat
         "context_seconds": 10,       # of one median beat and one RR statistic
         "upright": False,            # in V1, the direction tells the bundle branch blocks apart
@@ -120,7 +122,7 @@ RECIPES = {
         "hold_out": True,            # True: validation records or fold do not train
     },
     "ptbxl_strips": {
-        "leads": "II V1",            # what the net sees; if the data have none of them, their first
+        "leads": "II V1",            # what the net sees
         "crop_seconds": 5.0,         # the net sees random crops of a record
         "signal_noise": 0.0,         # added in training, in standard deviations of training rows
         "rhythm_noise": 0.0,         # the same for the RR features
@@ -140,6 +142,16 @@ RECIPES = {
     },
 }
 
+# Least and largest value of settings; they are whole numbers if their least value is one.
+LIMITS = {
+    "epochs ensemble_size": (1, 10_000),
+    "batch_size": (2, 1_000_000),
+    "crop_seconds context_seconds": (0.05, 1e5),
+    "signal_noise rhythm_noise height_noise class_weight_power statement_weight": (0.0, 1e6),
+    "lead_dropout": (0.0, 1.0),
+    "learning_rate": (1e-9, 1.0),
+}
+
 
 # ---- Split: patients on one side only ----
 
@@ -152,7 +164,10 @@ def choose_sides(data, split):
         sides = {"DS1": "train", "DS2": "test", "test": "test", "paced": "paced"}
         side_of = {record["name"]: sides.get(record["subset"]) for record in data.header.records}
     if data.name == "mitbih" and np.size(VALIDATION_RECORDS):
-        names = {*as_names(VALIDATION_RECORDS)} & {*side_of}
+        names = {*as_names("VALIDATION_RECORDS", VALIDATION_RECORDS)} & {*side_of}
+        others = [name for name in names if side_of[name] != "train"]
+        if others and split != "all":   # if hold_out is False, they train
+            raise SystemExit(f"VALIDATION_RECORDS: {', '.join(sorted(others))} are not of DS1")
         side_of |= dict.fromkeys(names, "validation")
     if split == "all":
         side_of = {name: "validation" if side == "validation" else "train"
@@ -346,7 +361,8 @@ class Normalise(nn.Module):
         """(n, channels, ...) tensor -> sets mean and standard deviation."""
         values = values.transpose(0, 1).flatten(1)
         self.mean.view(-1)[:] = values.mean(dim=1)
-        self.spread.view(-1)[:] = values.std(dim=1, correction=0).clamp_min(1e-6)
+        spread = values.std(dim=1, correction=0)
+        self.spread.view(-1)[:] = torch.where(spread < 1e-6, 1, spread)   # a lead that is missing
 
     def forward(self, x):
         return (x - self.mean) / self.spread
@@ -380,7 +396,7 @@ class Convolutions(nn.Sequential):
     def __init__(self, leads, widths, stem):
         super().__init__(
             conv(leads, widths[0], *stem), nn.BatchNorm2d(widths[0]), nn.ReLU(),
-            *map(ResidualBlock, widths, widths[1:], (5, 5, 5, 3)))
+            *map(ResidualBlock, widths, widths[1:], [5, 5, 5] + [3] * len(widths)))
         self.to(memory_format=torch.channels_last)
 
     def forward(self, x):
@@ -614,8 +630,8 @@ def class_weights(targets, recipe):
     """
     if recipe.kind == "records":
         return None
-    counts = torch.bincount(targets, minlength=len(recipe.classes)).double()
-    return (counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power).float()
+    counts = torch.bincount(targets, minlength=len(recipe.classes)).float()   # mps has no float64
+    return counts.clamp_min(0.001 * counts.sum()) ** -recipe.class_weight_power
 
 
 def loss_of(recipe, class_weight, logits, targets, statements):
@@ -625,7 +641,6 @@ def loss_of(recipe, class_weight, logits, targets, statements):
     binary cross-entropy of every statement.
     """
     classes = len(recipe.classes)
-    logits = logits.float()
     if recipe.kind == "records":
         return F.binary_cross_entropy_with_logits(logits, targets)
     loss = F.cross_entropy(logits[:, :classes], targets, class_weight)
@@ -672,16 +687,12 @@ def add_noise(signals, features, net, recipe):
 
 
 def train_epoch(net, batches, loss_function, optimiser, schedule):
-    """One pass over the batches -> mean loss; in bfloat16 if that is faster."""
-    fast = torch.cpu.get_capabilities().get("amx_bf16", False)
+    """One pass over the batches -> mean loss."""
     net.train()
     total = 0.0
     count = 0
     for signals, features, targets, statements in batches:
-        with torch.autocast(signals.device.type, torch.bfloat16,
-                            enabled=signals.is_cuda or fast):
-            logits = net(signals, features)
-        loss = loss_function(logits, targets, statements)
+        loss = loss_function(net(signals, features), targets, statements)
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
@@ -693,40 +704,26 @@ def train_epoch(net, batches, loss_function, optimiser, schedule):
     return total.item() / count
 
 
-def predict_validation(net, examples, rows, recipe):
-    """Net, examples, rows -> (n, outputs) logits of the validation rows."""
-    inputs = Inputs(examples.signals[rows["validation"]], examples.features[rows["validation"]])
-    return predict(net, inputs, recipe.crop).mean(dim=0)
-
-
 def fit(net, examples, rows, recipe):
-    """Trains the net -> history, a dict for each epoch.
+    """Trains the net on (n,) rows -> history, a dict for each epoch.
 
-    The last epoch is kept: the learning rate ends near 0 there, and validation chooses nothing.
-    Every fourth epoch is validated, counted from the last.
+    The last epoch is kept: the learning rate ends near 0 there.
     """
     nets = len(net.nets)   # each of them sees as many rows as there are
-    train_rows = np.tile(rows["train"], nets)
-    batch_size = nets * min(recipe.batch_size, len(rows["train"]))
+    batch_size = nets * min(recipe.batch_size, len(rows))
+    weight = class_weights(examples.targets[rows], recipe)
+    loss_function = partial(loss_of, recipe, weight)
+    rows = np.tile(rows, nets)
     optimiser = torch.optim.AdamW(net.parameters(), fused=True)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimiser, recipe.learning_rate,
-        total_steps=recipe.epochs * (len(train_rows) // batch_size))
-    weight = class_weights(examples.targets[rows["train"]], recipe)
-    loss_function = partial(loss_of, recipe, weight)
-    held_out = rows["validation"]
+        optimiser, recipe.learning_rate, total_steps=recipe.epochs * (len(rows) // batch_size))
     history = []
     for epoch in range(1, recipe.epochs + 1):
         began = time.perf_counter()
-        batches = training_batches(net, examples, train_rows, batch_size, recipe)
+        batches = training_batches(net, examples, rows, batch_size, recipe)
         loss = train_epoch(net, batches, loss_function, optimiser, schedule)
         history.append({"epoch": epoch, "loss": loss})
-        if len(held_out) and not (recipe.epochs - epoch) % 4:
-            logits = predict_validation(net, examples, rows, recipe).to(examples.targets.device)
-            loss = loss_function(logits, examples.targets[held_out], examples.statements[held_out])
-            history[-1]["validation loss"] = loss.item()
-        print(*(f"{name} {value:.4g}  " for name, value in history[-1].items()),
-              f"{time.perf_counter() - began:.1f} s", flush=True)
+        print(f"epoch {epoch}  loss {loss:.4g}  {time.perf_counter() - began:.1f} s", flush=True)
     return history
 
 
@@ -821,9 +818,9 @@ def load_checkpoint(data, model, strips=False):
     was = vars(checkpoint.header)
     if was.get("r_peaks") != now.get("r_peaks"):   # detected beats may be scored too
         was = was | {name: now[name] for name in ("r_peaks", "class_names", "sha256")}
-    for name in was | now:
-        if was.get(name) != now.get(name):
-            change = f"{name} = {was.get(name)!r}, now {now.get(name)!r}"
+    for name in was:
+        if was[name] != now.get(name):
+            change = f"{name} = {was[name]!r}, now {now.get(name)!r}"
             raise SystemExit(f"the {model} of {data.name} was trained on other .npy files "
                              f"({change[:200]}): train again")
     return checkpoint
@@ -843,16 +840,9 @@ def called_classes(data, rows, recipe):
     return [bool(patients.get(k, 0) >= 3) for k in range(len(recipe.classes))]
 
 
-def choose_device():
-    """DEVICE -> the device."""
-    found = str(torch.accelerator.current_accelerator(check_available=True) or "cpu")
-    check_choice("DEVICE", DEVICE, sorted({"auto", "cpu", found}))
-    return torch.device(found if DEVICE == "auto" else DEVICE)
-
-
 def choose_recipe(data, settings):
     """Dataset, its entry in RECIPES -> every setting of a net, as it travels in the checkpoint."""
-    recipe = SimpleNamespace(**settings, split=SPLIT, seed=int(SEED))
+    recipe = SimpleNamespace(**settings, split=SPLIT, seed=check_number("SEED", SEED, 0, 2 ** 32))
     recipe.sides = choose_sides(data, SPLIT)
     if not recipe.hold_out:
         recipe.sides["train"] += recipe.sides["validation"]
@@ -862,14 +852,21 @@ def choose_recipe(data, settings):
     recipe.classes = data.header.class_names if is_beats else data.header.statement_names
     for name in ("learning_rate", "sizes"):
         values = settings[name]
-        check_choice(f"{name} in RECIPES needs an entry for MODEL", MODEL, values)
-        setattr(recipe, name, values[MODEL])
-    recipe.learning_rate = float(recipe.learning_rate)
-    wanted = as_names(recipe.leads if LEADS is None else LEADS)
+        if isinstance(values, dict):
+            check_choice(f"{name} in RECIPES needs an entry for MODEL", MODEL, values)
+            setattr(recipe, name, values[MODEL])
+    for names, limits in LIMITS.items():
+        for name in settings.keys() & names.split():
+            value = check_number(f"{name} in RECIPES", getattr(recipe, name), *limits)
+            setattr(recipe, name, value)
+    wanted = as_names("leads in RECIPES", recipe.leads)
+    if LEADS is not None:
+        wanted = as_names("LEADS", LEADS)
     columns = lead_columns(data.leads, wanted)
-    if LEADS is not None and len(columns) < len(wanted):
-        raise SystemExit(f"LEADS = {LEADS!r}: {DATASET}_signals.npy has {data.leads}")
-    recipe.leads = [data.leads[column] for column in columns.values()] or data.leads[:1]
+    if len(columns) < len(wanted):
+        raise SystemExit(f"{DATASET}_signals.npy has the leads {' '.join(data.leads)}, but "
+                         f"{' '.join(wanted)} are wanted: set LEADS")
+    recipe.leads = [data.leads[column] for column in columns.values()]
     recipe.rate = data.rate
     recipe.segment = data.signals.shape[2]
     recipe.crop = round(recipe.crop_seconds * recipe.rate)
@@ -896,16 +893,21 @@ def make_examples(data, recipe):
 
 def make_net(examples, rows, recipe):
     """A new net that normalises by the statistics of the training rows -> net, its arguments."""
-    arguments = {
-        "ensemble_size": recipe.ensemble_size,
-        "channels": examples.signals.shape[1],
-        "features": examples.features.shape[1],
-        "samples": recipe.crop,
-        "outputs": len(recipe.classes) + examples.statements.shape[1],
-        "head": recipe.head,
-        **recipe.sizes,
-    }
-    net = Ensemble(MODEL, **arguments)
+    try:
+        arguments = {
+            "ensemble_size": recipe.ensemble_size,
+            "channels": examples.signals.shape[1],
+            "features": examples.features.shape[1],
+            "samples": recipe.crop,
+            "outputs": len(recipe.classes) + examples.statements.shape[1],
+            "head": recipe.head,
+            **recipe.sizes,
+        }
+        net = Ensemble(MODEL, **arguments)
+        predict(net, Inputs(examples.signals[:2], examples.features[:2]), recipe.crop)
+    except Exception as error:   # torch raises errors of many kinds
+        raise SystemExit(f"RECIPES: sizes = {recipe.sizes} and head = {recipe.head} make no net "
+                         f"({error})") from error
     some = rows["train"][::len(rows["train"]) // 4000 + 1]
     signals = examples.signals[some]
     net.normalise_signals.fit(signals - offset_of(signals))
@@ -915,14 +917,16 @@ def make_net(examples, rows, recipe):
 
 def train(data, device, settings, name):
     """Dataset, device, entry in RECIPES, name of the files -> writes the checkpoint."""
-    torch.manual_seed(SEED)
     recipe = choose_recipe(data, settings)
+    torch.manual_seed(recipe.seed)
     rows = split_rows(data, recipe)
-    print(f"{name}, leads {' '.join(recipe.leads)}, on {device}. Rows:",
+    leads = " ".join(recipe.leads) + lead_note(data, recipe.leads, recipe.sides["train"])
+    print(f"{name}, leads {leads}, on {device}. Rows:",
           *(f"{len(of_side):,} {side}" for side, of_side in rows.items()))
     print(check_patients(data, rows) + warning_of(data.header.simulated))
-    if len(rows["train"]) < 2 or (recipe.hold_out and not len(rows["validation"])):
-        raise SystemExit(f"too few labelled rows, see VALIDATION_RECORDS, SPLIT: {recipe.sides}")
+    held_out = recipe.hold_out or data.kind == "records"   # these need thresholds
+    if len(rows["train"]) < 2 or (held_out and not len(rows["validation"])):
+        raise SystemExit(f"too few labelled rows, see SPLIT, hold_out: {recipe.sides}")
 
     if data.kind == "beats":
         recipe.called = called_classes(data, rows["train"], recipe)
@@ -930,12 +934,14 @@ def train(data, device, settings, name):
     net, arguments = make_net(examples, rows, recipe)
     for part, tensor in vars(examples).items():
         setattr(examples, part, tensor.to(device))
-    history = fit(net.to(device), examples, rows, recipe)
+    history = fit(net.to(device), examples, rows["train"], recipe)
 
     thresholds = None   # beats: the most probable class is called
     if data.kind == "records":
-        logits = predict_validation(net, examples, rows, recipe)
-        statements = data.metadata["statements"][rows["validation"]] >= 0
+        validation = rows["validation"]
+        inputs = Inputs(examples.signals[validation], examples.features[validation])
+        logits = predict(net, inputs, recipe.crop).mean(dim=0)
+        statements = data.metadata["statements"][validation] >= 0
         thresholds = task_thresholds(logits, statements, recipe, data.header)
     checkpoint = {
         "model": MODEL, "recipe": vars(recipe), "header": vars(data.header),
@@ -953,10 +959,14 @@ def main():
     check_choice("DATASET", DATASET, ["mitbih", "ptbxl"])
     check_choice("MODEL", MODEL, MODELS)
     check_choice("SPLIT", SPLIT, ["inter_patient", "all"])
-    check_choice("VALIDATION_FOLD", VALIDATION_FOLD, range(1, 11))
-    check_choice("TEST_FOLD", TEST_FOLD, range(1, 11))
-    device = choose_device()
+    check_number("VALIDATION_FOLD", VALIDATION_FOLD, 1, 10)
+    check_number("TEST_FOLD", TEST_FOLD, 1, 10)
+    check_choice("DEVICE", DEVICE, ["auto", "cpu"])
+    gpu = torch.accelerator.current_accelerator(check_available=True)
+    device = gpu if gpu and DEVICE == "auto" else torch.device("cpu")
     data = load_dataset(DATASET)
+    if SECOND_NET:   # a wrong setting stops the run before the first training
+        choose_recipe(data, RECIPES[f"{DATASET}_strips"])
     train(data, device, RECIPES[DATASET], f"{DATASET}_{MODEL}")
     if SECOND_NET:
         train(data, device, RECIPES[f"{DATASET}_strips"], f"{DATASET}_{MODEL}_strips")

@@ -23,10 +23,13 @@ from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from fractions import Fraction
-from functools import partial
+from functools import cache, partial
+from glob import glob
 from pathlib import Path, PureWindowsPath
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import NamedTuple
+from unittest import mock
 from urllib.parse import quote
 
 import numpy as np
@@ -58,8 +61,9 @@ ANNOTATOR = "atr"         # extension of the annotation files: "qrs", "ecg"; or 
 R_PEAKS = "annotated"     # "annotated", or "detected" in the signals
 
 # leads and classes
-# Names of leads in the headers. The first lead finds the beats; if a record lacks it, the record's
-# first signal stands in, as in 102 and 104. Other missing leads are 0 mV.
+# Names of leads in the headers: "II" is also found as "MLII" or "Lead 2", any other name ("CH1") as
+# it is. The first lead finds the beats; if a record lacks it, the record's first signal stands in,
+# as in 102 and 104. Other missing leads are 0 mV.
 LEADS = ["MLII", "V1"]
 SEGMENT = 360             # samples per beat, half of them before the R peak: 1 s at 360 Hz
 PIECE = 5                 # s: signal quality is judged in pieces of this length
@@ -72,7 +76,7 @@ CLASSES = {"N": "NLRBejn", "S": "SAaJ", "V": "VEr", "F": "F", "Q": "Q/f?"}
 # SCP statement of PTB-XL -> the MIT-BIH symbols and rhythms that mean the same.
 STATEMENTS = {
     "NORM": "N", "PVC": "V E r", "PAC": "A a J S", "CLBBB": "L", "CRBBB": "R", "PACE": "/ f (P",
-    "AFIB": "(AFIB (AFL", "SVTAC": "(SVTA", "SBRAD": "(SBR", "BIGU": "(B", "TRIGU": "(T",
+    "AFIB": "(AFIB (AFL", "SVTAC": "(SVTA", "SBRAD": "(SBR", "BIGU": "(B (AB", "TRIGU": "(T",
     "2AVB": "(BII", "WPW": "(PREX",
 }
 # The inter-patient split of de Chazal et al., IEEE Trans. Biomed. Eng. 51(7), 2004. 201 and 202 are
@@ -89,7 +93,6 @@ SUBSETS = {
 PUBLISHED = {
     "DS1": [22, 45866, 944, 3788, 415, 8],
     "DS2": [22, 44259, 1837, 3221, 388, 7],
-    "all": [48, 90631, 2781, 7236, 803, 8043],
 }
 
 BEAT_FIELDS = [
@@ -117,46 +120,83 @@ def check_choice(name, value, allowed):
         raise SystemExit(f"{name} = {value!r}: expected one of {', '.join(map(str, allowed))}")
 
 
-def as_names(value):
-    """A constant that takes names: "II V1", ["II", "V1"], ("100",) or 100 -> list of str."""
+def check_number(name, value, least, largest):
+    """Constant, its value and range -> the value as int, or as float if `least` is one.
+
+    Stops the run with one sentence if it is no such number.
+    """
+    kind = np.integer if isinstance(least, int) else np.number
+    if not np.issubdtype(type(value), kind) or not least <= value <= largest:
+        whole = "whole " if kind is np.integer else ""
+        raise SystemExit(f"{name} = {value!r}: expected a {whole}number from {least} to {largest}")
+    return type(least)(value)
+
+
+def as_names(constant, value):
+    """A constant and its value: "II V1", ["II", "V1"], ("100",) or 100 -> list of str."""
     names = value.replace(",", " ").split() if isinstance(value, str) else np.ravel(value).tolist()
     if not names or {*map(type, names)} - {str, int}:   # such as a set, None
-        raise SystemExit(f'{value!r} has no names: expected a list of them, such as ["II", "V1"]')
+        raise SystemExit(f'{constant} = {value!r}: expected a list of names, such as ["II", "V1"]')
     return list(map(str, names))
 
 
 def lead_name(name):
-    """Name of a lead in a header -> its usual name: "MLII", "ECG II", "ii" -> "II"."""
-    name = re.sub(r"^(ECG|LEAD|ML)[ _-]*", "", name.strip().upper())
-    return "II" if name == "1" else name   # ECG1 of SVDB
+    """Name of a lead in a header -> its usual name: "MLII", "DII", "ECG Lead 2", "ii" -> "II".
+
+    A name that tells no position, such as "ECG1" or "CH1", stays as it is.
+    """
+    name = name.strip().upper()
+    form = re.fullmatch(
+        r"(?:E[CK]G[ _-]*)?(?:(LEAD|ML|D)[ _-]*)?(I{1,3}|AV[RLF]|V\dR?|[1-3])", name)
+    if not form or (form[2].isdigit() and not form[1]):
+        return name
+    return "I" * int(form[2]) if form[2].isdigit() else form[2]
 
 
 def lead_columns(available, wanted):
-    """Names of available and of wanted leads -> dict of wanted index -> available index."""
-    available = list(map(lead_name, available))
-    return {index: available.index(lead) for index, lead in enumerate(map(lead_name, wanted))
-            if lead in available}
+    """Names of available and of wanted leads -> dict of wanted index -> available index.
+
+    Of several leads of one name, the first is taken first.
+    """
+    free = list(map(lead_name, available))
+    columns = {}
+    for index, lead in enumerate(map(lead_name, wanted)):
+        if lead in free:
+            columns[index] = free.index(lead)
+            free[columns[index]] = None
+    return columns
 
 
 def record_names():
     """RECORDS -> list of record names."""
     folder = data_folder(DATA_DIR)
-    names = as_names(RECORDS)
+    names = as_names("RECORDS", RECORDS)
     if names == ["all"]:
+        names = header_names(folder)
         if (folder / "RECORDS").is_file():
             names = (folder / "RECORDS").read_text(errors="replace").split()
-        else:
-            names = sorted(path.stem for path in folder.glob("*.hea"))
     if not names:
-        raise SystemExit(f"{folder / 'RECORDS'} is not in {Path.cwd()}, nor any .hea file. Put the "
-                         "database there, set DOWNLOAD = True, or see the scripts run on simulated "
-                         "data: python tests/demo.py")
+        raise SystemExit(f"DATA_DIR: no {folder / 'RECORDS'} in {Path.cwd()}, nor any .hea file. "
+                         "Put the database there, set DOWNLOAD = True, or see the scripts run on "
+                         "simulated data: python tests/demo.py")
     return list(dict.fromkeys(names))
 
 
+def header_names(folder):
+    """Folder -> sorted names of all records in it, in its subfolders and in linked ones."""
+    headers = glob("**/*.hea", root_dir=folder, recursive=True)
+    return sorted(name.removesuffix(".hea") for name in headers)
+
+
 def data_folder(name):
-    """DATA_DIR -> its path."""
-    return Path(name).expanduser()
+    """DATA_DIR -> its path, or that of the only database one folder deeper."""
+    if not isinstance(name, (str, Path)):
+        raise SystemExit(f"DATA_DIR = {name!r}: expected the path of a folder")
+    folder = Path(name).expanduser()
+    places = {path.parent for form in ("RECORDS", "*.hea", "*/RECORDS", "*/*.hea")
+              for path in folder.glob(form)}
+    is_deeper = len(places) == 1 and any(folder.glob("*/RECORDS"))
+    return places.pop() if is_deeper else folder
 
 
 # ---- Read one record ----
@@ -165,10 +205,34 @@ class Record(NamedTuple):
     """What is known of a WFDB record before its signals are read."""
     path: Path
     header: wfdb.Record   # or wfdb.MultiRecord, if it has several segments
-    rate: float           # Hz
-    samples: int          # per signal
+    rate: float           # Hz, of the signal with most samples per frame
+    samples: int          # of that signal
+    per_frame: list       # samples of each signal in a frame
     leads: list           # names of its signals
     units: list           # of its signals
+
+
+@cache
+def signal_fields():
+    """wfdb's table of header fields as a dict, because wfdb looks up each field of each header."""
+    table = wfdb.io._header.SIGNAL_SPECS
+    cells = {(field, column): table.loc[field, column] for field in table.index for column in table}
+    return SimpleNamespace(index=table.index, loc=cells)
+
+
+def read_wfdb(read, path, **options):
+    """Reader of wfdb, path of a record, options -> what it reads, with two changes in wfdb 4.3.
+
+    Only four fields of the record line are read: wfdb refuses a date of another form than its own,
+    and the name of the signal file, as in Georgia. Headers are read seven times faster.
+    """
+    parse = wfdb.io._header._parse_record_line
+
+    def parse_undated(line):
+        return parse(" ".join(re.sub(r"^(\S+)\.\w+", r"\1", line).split()[:4]))
+    with mock.patch.multiple(wfdb.io._header, SIGNAL_SPECS=signal_fields(),
+                             _parse_record_line=parse_undated):
+        return read(str(path), **options)
 
 
 def read_header(path):
@@ -177,16 +241,20 @@ def read_header(path):
         text = Path(f"{path}.hea").read_bytes()
         if re.search(rb"(?m)^[^#\n]*[\xb5\xbc]V", text):   # wfdb reads µV as V
             raise ValueError("it has µV, write uV")
-        header = wfdb.rdheader(str(path))
-        start = wfdb.rdrecord(str(path), sampto=header.sig_len and 1,
-                              physical=hasattr(header, "n_seg"))
+        header = read_wfdb(wfdb.rdheader, path)
+        start = read_wfdb(wfdb.rdrecord, path, sampto=header.sig_len and 1,
+                          physical=hasattr(header, "n_seg"), smooth_frames=False)
+        most = max(start.samps_per_frame)
+        samples = most * (header.sig_len or start.sig_len)
         leads = list(map(str, start.sig_name))   # None: a lead without a name
-        samples = header.sig_len or start.sig_len
-        record = Record(path, header, header.fs, samples, leads, start.units)
+        record = Record(path, header, most * header.fs, samples, start.samps_per_frame, leads,
+                        start.units)
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"its header or signal file is missing or damaged ({error})") from error
     if not 50 <= record.rate <= 10000:
         raise ValueError(f"sampled at {record.rate} Hz: expected a rate from 50 to 10,000 Hz")
+    if 4880 in start.adc_gain:
+        raise ValueError("its gain is 4880 per mV, where later releases of Georgia say 1000")
     return record
 
 
@@ -199,30 +267,35 @@ def read_signals(record, columns):
     """
     header = record.header
     millivolts = {"mv": 1.0, "uv": 0.001, "v": 1000.0}
-    units = [str(record.units[column]).lower() for column in columns]
-    if not set(units) <= set(millivolts):
-        raise ValueError(f"units {', '.join(units)}: expected mV, uV or V")
+    factors = [millivolts.get(str(record.units[column]).lower()) for column in columns]
+    if None in factors:
+        raise ValueError(f"units {', '.join(map(str, record.units))}: expected mV, uV or V")
     is_segmented = hasattr(header, "n_seg")
-    hour = round(3600 * record.rate)
-    margin = round(10 * record.rate)
-    sums = 0
-    for start in range(0, record.samples, hour):
-        stop = min(start + hour, record.samples)
+    most = max(record.per_frame)
+    frames = record.samples // most
+    hour = round(3600 * header.fs)
+    margin = round(10 * header.fs)
+    sums = np.zeros(len(columns), int)
+    for start in range(0, frames, hour):
+        stop = min(start + hour, frames)
         first = max(0, start - margin)
-        last = stop + margin if stop + margin < record.samples else None   # None: to the end
+        last = stop + margin if stop + margin < frames else None   # None: to the end
         try:
-            part = wfdb.rdrecord(str(record.path), sampfrom=first, sampto=last,
-                                 physical=is_segmented)
+            part = read_wfdb(wfdb.rdrecord, record.path, sampfrom=first, sampto=last,
+                             physical=is_segmented, smooth_frames=False)
             if not is_segmented:   # segments have gains of their own, and no checksum
-                sums += part.d_signal[start - first:stop - first].sum(axis=0)
-                part.p_signal = part.dac()
-            signals = part.p_signal[:, columns] * [millivolts[unit] for unit in units]
+                counts = [part.e_d_signal[column].reshape((last or frames) - first, -1)
+                          for column in columns]
+                sums += [of_lead[start - first:stop - first].sum() for of_lead in counts]
+                part.e_p_signal = part.dac(expanded=True)
+            signals = [factor * resample(part.e_p_signal[column], record.per_frame[column], most)
+                       for column, factor in zip(columns, factors)]
         except Exception as error:   # wfdb raises errors of many kinds on damaged files
             raise ValueError(f"its signal file is damaged or does not fit ({error})") from error
-        yield start, stop, first, signals.T
-    if is_segmented or None in header.checksum or max(header.samps_per_frame) > 1:
+        yield most * start, most * stop, most * first, np.stack(signals)
+    if is_segmented or None in header.checksum or not any(header.checksum):   # 0: not computed
         return
-    if ((sums - header.checksum)[columns] % 65536).any():
+    if ((sums - np.array(header.checksum)[columns]) % 65536).any():
         raise ValueError("the samples contradict the checksums in the header")
 
 
@@ -248,19 +321,25 @@ def read_annotations(record):
     if not file.is_file():
         raise ValueError(f"{file} is missing (ANNOTATOR = None: there is no reference)")
     content = file.read_bytes()
-    known_notes = re.findall(rb"## (?:annotation type|end of) definitions", content)
-    known_notes += re.findall(rb"## time resolution: \d", content)[:1]
-    if content.count(b"## ") > len(known_notes) or not content.endswith(b"\0\0"):
-        # wfdb 4.3 loops forever on any other note
-        raise ValueError("the annotation file has no end mark or an unknown note: it is damaged")
+    known = rb"(?:time resolution: \d|annotation type def|end of def)"
+    unknown = re.match(rb"(?s)\0X.\xfc## (?!%b)" % known, content)   # a note at sample 0
+    rates = re.findall(rb"\xfc## time resolution: \d", content)
+    if unknown or len(rates) > 1 or not content.endswith(b"\0\0"):
+        raise ValueError("the annotation file has no end mark, an unknown first note or two "
+                         "sampling rates: it is damaged")
+    # wfdb 4.3 loops forever on other notes that begin with ##
+    content = re.sub(rb"\xfc## (?!%b)" % known, b"\xfc#  ", content)
     try:
-        annotation = wfdb.rdann(str(record.path), ANNOTATOR)
+        with TemporaryDirectory() as folder:
+            Path(folder, "record.qrs").write_bytes(content)
+            annotation = wfdb.rdann(f"{folder}/record", "qrs")
     except Exception as error:   # wfdb raises errors of many kinds on damaged files
         raise ValueError(f"the annotation file is damaged ({error})") from error
     label_of = {symbol: label for label, symbols in enumerate(CLASSES.values())
                 for symbol in symbols}
     marks = np.zeros(len(annotation.sample), ANNOTATION_FIELDS)
-    marks["sample"] = np.round(annotation.sample * (record.rate / (annotation.fs or record.rate)))
+    rate = annotation.fs or record.header.fs   # as in the header: of frames
+    marks["sample"] = np.round(annotation.sample * (record.rate / rate))
     marks["symbol"] = annotation.symbol
     marks["aux"] = [note.strip("\0") for note in annotation.aux_note]
     marks["label"] = [label_of.get(symbol, -1) for symbol in annotation.symbol]
@@ -312,15 +391,18 @@ def recentre(signals, energy, peaks, rate):
     """(leads, samples) mV, its qrs_energy, (k,) rough positions of beats -> (k,) R peaks.
 
     Moves each position to the largest energy within 0.12 s, and on to the largest deviation from
-    the local baseline within 0.06 s. So it hardly matters where in a QRS complex a mark was put.
+    the local baseline within 0.06 s, in all by 0.15 s at most, as far as EC57 lets two beats match.
+    So it hardly matters where in a QRS complex a mark was put.
     """
+    limit = int(0.15 * rate)
     reach = round(0.12 * rate)
-    peaks = peaks + around(energy, peaks, reach).argmax(axis=-1) - reach
-    baseline = np.median(around(signals, peaks, round(0.3 * rate)), axis=-1, keepdims=True)
+    steepest = peaks + around(energy, peaks, reach).argmax(axis=-1) - reach
+    baseline = np.median(around(signals, steepest, round(0.3 * rate)), axis=-1, keepdims=True)
     reach = round(0.06 * rate)
-    deviation = np.abs(around(signals, peaks, reach) - baseline).sum(axis=0)
+    deviation = np.abs(around(signals, steepest, reach) - baseline).sum(axis=0)
     deviation = deviation.round(4)   # mV: equal heights stay equal whatever the offset
-    return (peaks + deviation.argmax(axis=-1) - reach).clip(0, len(energy) - 1)
+    highest = steepest + deviation.argmax(axis=-1) - reach
+    return highest.clip(peaks - limit, peaks + limit).clip(0, len(energy) - 1)
 
 
 def around(values, peaks, reach):
@@ -403,7 +485,7 @@ def find_unreadable(largest, median, regularity):
 class CutRecord(NamedTuple):
     """A record and the beats cut from it."""
     record: Record
-    leads: dict           # those of LEADS that it has -> its signal
+    leads: list           # its signal for each of LEADS, or None
     marks: np.ndarray     # (k,) ANNOTATION_FIELDS
     voltage: np.ndarray   # (samples, leads) float32 mV at SAMPLING_RATE
     unreadable: np.ndarray   # (pieces of 5 s,) mask
@@ -453,24 +535,24 @@ def read_hours(record, columns, annotated):
         peaks.append(first + np.sort(recentre(lead, energy, rough, SAMPLING_RATE)))
         pieces.append(describe_pieces(energy[start - first:stop - first], SAMPLING_RATE))
         present = signals[:, start - first:stop - first].T
-        voltage.append(np.zeros((len(present), len(as_names(LEADS))), np.float32))
+        voltage.append(np.zeros((len(present), len(as_names("LEADS", LEADS))), np.float32))
         voltage[-1][:, list(columns)] = present
     unreadable = find_unreadable(*np.hstack(pieces)) & is_detected()
     unreadable[np.concatenate(missing).astype(int).clip(max=len(unreadable) - 1)] = True
     return np.concatenate(voltage), unreadable, np.concatenate(peaks)
 
 
-def cut_record(name):
-    """Name of a record -> CutRecord.
+def cut_record(folder, name):
+    """Folder and name of a record -> CutRecord.
 
     Raises ValueError with one sentence if the record is damaged or not as the constants say.
     """
-    record = read_header(data_folder(DATA_DIR) / name)
+    record = read_header(folder / name)
     marks = read_annotations(record)
     scale = SAMPLING_RATE / record.rate
     annotated = np.round(marks["sample"][is_beat(marks)] * scale).astype(np.int64)
     annotated = annotated.clip(max=round(record.samples * scale) - 1)
-    leads = as_names(LEADS)
+    leads = as_names("LEADS", LEADS)
     columns = {0: 0} | lead_columns(record.leads, leads)   # the first signal stands in
     voltage, unreadable, peaks = read_hours(record, columns, annotated)
     is_readable = ~unreadable[peaks // (PIECE * SAMPLING_RATE)]
@@ -479,7 +561,8 @@ def cut_record(name):
     if height > 20:
         raise ValueError(f"its median QRS is {height:,.0f} mV high: expected about 1 mV. If the "
                          "values are uV, write uV into the header, a factor of 1000")
-    leads = {leads[index]: record.leads[column] for index, column in columns.items()}
+    leads = [index in columns and record.leads[columns[index]] or None
+             for index in range(len(leads))]
     return CutRecord(record, leads, marks, voltage, unreadable, peaks, written, beats)
 
 
@@ -533,13 +616,13 @@ def usable_records(names, read, bad_records, left_out):
             if bad_records == "stop":
                 raise SystemExit(f"record {name}: {error}. Repair or replace it, "
                                  'or set BAD_RECORDS = "skip" to go on without it') from error
-            skipped[str(error).split(" (")[0]].append(name)
+            skipped[str(error).replace(f"{name}.", "*.")].append(name)
         else:
             yield row, record
     for reason, records in skipped.items():
         left_out[f"records, {' '.join(records[:3])} ...: {reason}"] = len(records)
     if sum(map(len, skipped.values())) == len(names):
-        raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(left_out)[:300]}")
+        raise SystemExit(f"none of {len(names)} records could be used: {'; '.join(skipped)[:300]}")
 
 
 def cut_records(names, append_beats, append_voltage):
@@ -550,7 +633,8 @@ def cut_records(names, append_beats, append_voltage):
     """
     labels, beats, marks, records = [], [], [], []
     left_out = Counter()
-    for row, cut in usable_records(names, cut_record, BAD_RECORDS, left_out):
+    read = partial(cut_record, data_folder(DATA_DIR))
+    for row, cut in usable_records(names, read, BAD_RECORDS, left_out):
         of_record, label, beat_of_mark = label_beats(cut)
         count_left_out(left_out, cut, label, beat_of_mark)
         first = sum(map(len, labels))
@@ -566,22 +650,37 @@ def cut_records(names, append_beats, append_voltage):
     return (*map(np.concatenate, (labels, beats, marks)), records, left_out)
 
 
-def describe(name, cut):
-    """Name of a record, CutRecord -> its line in the dataset's header.
+def patient_of(name, comments):
+    """Name of a record, comments of its header -> name of its patient.
 
-    A record that was made of one of MIT-BIH, such as 118e06, has that one's patient.
+    "patient 7" and "Patient ID: x" name one, an age does not. A record that was made of one of
+    MIT-BIH has that one's patient: "record 118", 118e06 of NSTDB, sel100 of QTDB.
     """
+    text = "\n".join([*comments, name])
+    number = re.search(
+        r"(?im)\b(?:patient|subject)[ _-]?(?:id|number)[ :#=]+(?!unk|no|n/a|anon|xx|-)([\w-]+)"
+        r"|\bpatient (?:no[.: ]+)?#?(\d+) *(?:$|[.,;()])"
+        r"|\bpatient(?:: ?)?(\d+)(?:$|/)", text)   # patient001/ of PTB
+    if number:
+        return f"patient {number[number.lastindex]}"
+    made_of = re.search(
+        r"(?i)\brecord (\d{3})\b(?! of )"
+        r"|\bsel(\d{3})\b|\b(\d{3})e(?:\d\d|_6)\b", text)
+    original = made_of[made_of.lastindex] if made_of else name
+    is_mitbih = made_of or NAME == "mitbih"
+    if not is_mitbih or original not in " ".join(SUBSETS.values()).split():
+        return name
+    return original.replace("202", "201")   # one patient, on both sides of the standard split
+
+
+def describe(name, cut):
+    """Name of a record, CutRecord -> its line in the dataset's header."""
     subset_of = {name: subset for subset, names in SUBSETS.items() for name in names.split()}
-    text = " ".join([name, *cut.record.header.comments])
-    originals = re.findall(r"(?<!\d)\d{3}(?!\d)", name) + re.findall(r"record (\d{3})\b", text)
-    patients = [f"patient {number}" for number in re.findall(r"patient\W*(\d+)", text)]
-    # 201 and 202 are one patient, on opposite sides of the standard split
-    patients += [record.replace("202", "201") for record in originals if record in subset_of]
     edges = PIECE * np.flatnonzero(np.diff(np.pad(cut.unreadable.astype(int), 1)))
     edges = edges.clip(max=len(cut.voltage) // SAMPLING_RATE)
     return {
         "name": name,
-        "patient": [*patients, name][0],
+        "patient": patient_of(name, cut.record.header.comments),
         "subset": subset_of.get(name, "left out") if NAME == "mitbih" else "test",
         "leads": cut.leads,
         "samples": len(cut.voltage),
@@ -596,24 +695,23 @@ def describe(name, cut):
 def count_left_out(left_out, cut, labels, beat_of_mark):
     """Adds to the Counter what was left out of one record, or replaced in it."""
     missed = is_beat(cut.marks) & (beat_of_mark < 0)
-    lead, *others = as_names(LEADS)
+    lead = as_names("LEADS", LEADS)[0]
     left_out += Counter({
         "beats in unreadable signal, or too near to an end of a record to fill a segment":
             np.sum(~cut.written),
         "seconds of unreadable signal": PIECE * int(cut.unreadable.sum()),
         "annotated beats that were not detected": np.sum(missed),
         "beats without a label": np.sum(cut.written & (labels < 0)),
-        "records without a beat": int(not len(cut.peaks)),
-        "records that lack one of the leads": int(len(cut.leads) <= len(others)),
-        f"records whose first signal, {cut.leads[lead]}, stands in for lead {lead}":
-            int(lead_name(cut.leads[lead]) != lead_name(lead)),
+        "records that lack one of the leads": int(None in cut.leads),
+        f"records in which {cut.leads[0]} stands in for {lead}":
+            int(lead_name(cut.leads[0]) != lead_name(lead)),
         f"records resampled from {cut.record.rate:g} to {SAMPLING_RATE} Hz":
             int(cut.record.rate != SAMPLING_RATE),
     })
 
 
 def check_published(annotations, records):
-    """Compares the beats of DS1, DS2 and all records, each if complete, with the published counts.
+    """Compares the beats of DS1 and DS2, each if complete, with the published counts.
 
     Other counts stop the run: the data are not the published ones. Returns a sentence.
     """
@@ -621,8 +719,8 @@ def check_published(annotations, records):
     beats = annotations[is_beat(annotations)]
     equal = []
     for subset, (size, *published) in PUBLISHED.items():
-        inside = (subsets == subset) | (subset == "all")
-        if (NAME, ANNOTATOR) != ("mitbih", "atr") or records[0]["simulated"] or inside.sum() < size:
+        inside = subsets == subset
+        if ANNOTATOR != "atr" or records[0]["simulated"] or inside.sum() < size:
             continue
         counts = np.bincount(beats["label"][inside[beats["record"]]], minlength=5).tolist()
         if counts != published:
@@ -636,9 +734,9 @@ def print_report(beats, labels, records):
     """Prints the beats by class and subset."""
     subsets = np.array([record["subset"] for record in records])[beats["record"]]
     names = np.array([*class_names(), "no label"])   # -1 takes the last one
-    table = pd.crosstab(names[labels], subsets, margins=True, margins_name="all")
-    table = table.reindex([*names, "all"], fill_value=0).rename_axis(index=None, columns=None)
-    print("\n" + table.to_string())
+    table = pd.crosstab(names[labels], subsets, rownames=["class"], colnames=["beats"],
+                        margins=True, margins_name="all")
+    print("\n" + table.reindex([*names, "all"], fill_value=0).to_string())
 
 
 def print_notes(left_out, simulated):
@@ -751,6 +849,17 @@ def record_voltage(data, number):
     return data.records[start:start + samples[number]]
 
 
+def lead_note(data, wanted, records):
+    """Dataset, leads of a model, names of records -> which signals stand in for these leads."""
+    columns = lead_columns(data.leads, wanted) or {0: 0}
+    signals = [record["leads"] for record in getattr(data.header, "records", [])
+               if record["name"] in records]
+    pairs = {(of_record[column], wanted[index])
+             for of_record in signals or [data.leads] for index, column in columns.items()}
+    return "".join(f"; {signal} stands in for {lead}" for signal, lead in sorted(pairs, key=str)
+                   if signal and lead_name(signal) != lead_name(lead))
+
+
 # ---- Download, shared with preprocess_ptbxl.py ----
 
 def download(folder, url, pattern, prefixes):
@@ -761,7 +870,7 @@ def download(folder, url, pattern, prefixes):
     prefixes: how the wanted names begin. Stops the run with one sentence on failure.
     """
     listing = folder / "SHA256SUMS.txt"
-    if not listing.exists() and any(folder.glob(pattern)):
+    if not listing.exists() and glob(f"**/{pattern}", root_dir=folder, recursive=True):
         return
     connections = 16 if "amazonaws" in url else 2
     retry = urllib3.Retry(5, backoff_factor=0.5, status_forcelist=[429, 500, 502, 503, 504],
@@ -821,10 +930,14 @@ def fetch_file(server, url, path, is_right):
 def main():
     check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
-    leads = as_names(LEADS)
-    if NAME == "ptbxl" or not isinstance(SAMPLING_RATE, int):
-        raise SystemExit(f"NAME = {NAME!r}, SAMPLING_RATE = {SAMPLING_RATE!r}: expected another "
-                         "name than ptbxl, and a whole number of Hz")
+    check_number("SAMPLING_RATE", SAMPLING_RATE, 50, 10_000)
+    check_number("SEGMENT", SEGMENT, 10, 100_000)
+    leads = as_names("LEADS", LEADS)
+    if NAME == "ptbxl":
+        raise SystemExit("NAME = 'ptbxl': expected another name, this one has 12-lead records")
+    if not all(CLASSES.values()) or not {"NORM", "PVC", "PAC"} <= STATEMENTS.keys():
+        raise SystemExit(f"CLASSES = {CLASSES}, STATEMENTS = {STATEMENTS}: expected symbols for "
+                         "each class, and the statements NORM, PVC and PAC")
     if DOWNLOAD and NAME in DATABASES:
         download(data_folder(DATA_DIR), BASE_URL + DATABASES[NAME], "*.hea", "")
     parts = ["signals", "records", "labels", "metadata", "annotations", "header"]

@@ -4,9 +4,10 @@ Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of 
         fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
 Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the order of LEADS
         ptbxl_labels.npy     (n,) int64: one superclass per record, -1: none
-        ptbxl_metadata.npy   (n,) structured: record, patient, fold, age, sex,
+        ptbxl_metadata.npy   (n,) structured: record, patient, fold,
                              superclasses (5,) int8 zeros and ones,
                              statements (71,) int8 likelihoods in percent, -1: not stated,
+                             -2: unknown,
                              beats (40,) int16 positions of the R peaks, then -1
         ptbxl_header.npy     JSON text: kind ("records"), class names, statement names, tasks,
                              leads, sampling rate, SHA-256 of the three arrays
@@ -18,17 +19,20 @@ Scientific Data 7:154, 2020.
 
 import ast
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from preprocess_mitbih import (
+    as_names,
     check_choice,
     data_folder,
     detect_beats,
     download,
+    header_names,
     lead_columns,
     new_files,
     print_notes,
@@ -55,21 +59,21 @@ BASE_URL = "https://physionet-open.s3.amazonaws.com/"   # or "https://physionet.
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SUPERCLASSES = ["NORM", "MI", "STTC", "CD", "HYP"]
 # Statement, SNOMED CT codes of the CinC Challenges that name the same, and abbreviations that stand
-# for them in public copies.
+# for them in public copies. TAB_ stands for any change of the T wave, LVH for VCLVH, too.
 SNOMED = """
 SR       426783006 Normal NSR SNR
 SBRAD    426177001 SB
 STACH    427084000 STach
 SARRH    427393009 SA
-AFIB     164889003 AF
+AFIB     164889003 195080001 426749004 282825002 314208002 AF
 AFLT     164890007 AFL
-SVTAC    426761007 713422000 SVT
+SVTAC    426761007 713422000 251166008 233897008 SVT
 PSVT     67198005
-PAC      284470004 63593006 PAC SVPB
-PVC      427172004 17338001 164884008 PVC VPB
-BIGU     11157007
+PAC      284470004 63593006 251164006 251170000 PAC SVPB
+PVC      427172004 17338001 164884008 251182009 PVC VPB
+BIGU     11157007 251173003 251168009
 TRIGU    251180001
-PACE     10370003
+PACE     10370003 251266004 251268003
 CLBBB    164909002 733534002 LBBB CLBBB
 CRBBB    59118001 713427006 RBBB CRBBB
 ILBBB    251120003
@@ -80,9 +84,10 @@ LPFB     445211001
 1AVB     270492004 IAVB I-AVB
 2AVB     195042002 54016002 426183003
 3AVB     27885002
-WPW      74390002
+WPW      74390002 195060002
 LVOLT    251146004 LQRSV
 LVH      164873001 LVH
+VCLVH    55827005
 RVH      89792004
 LAO/LAE  67741000119109 446813000
 RAO/RAE  446358003
@@ -93,52 +98,26 @@ TAB_     164934002 TAb
 INVT     59931005 TInv
 STE_     164931005 STE
 STD_     429622005 STD
+NST_     55930002
 """
 SCP_COLUMNS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_subclass"]
 
 
 # ---- Signals ----
 
-def read_record(name):
-    """WFDB record -> (k, 12, samples) float32 mV, its pieces of 10 s, and whether it is simulated.
+def read_record(folder, name):
+    """Folder and name of a WFDB record -> (k, 12, samples) float32 mV, whether it is simulated.
 
-    wfdb spends fifty times longer on the header than on the samples. PTB-XL's headers have one
-    form: if the header written for these samples equals the file to the letter, then format,
-    gain, leads, length and checksums are right. Any other record is read by wfdb.
-    Raises ValueError with one sentence if the record is damaged or not as the constants say.
+    These are its pieces of 10 s. The last two may overlap. Raises ValueError with one sentence if
+    the record is damaged or not as the constants say.
     """
-    path = data_folder(DATA_DIR) / name
-    try:
-        adc = np.fromfile(f"{path}.dat", "<i2")
-        header = Path(f"{path}.hea").read_text(errors="replace")
-    except OSError:
-        return read_any_form(path)
-    valid = len(adc) == 120 * SAMPLING_RATE and adc.min() > -32768   # marks an invalid sample
-    if not valid or header != usual_header(path.name, adc.reshape(-1, 12)):
-        return read_any_form(path)
-    return (adc.reshape(-1, 12).T[None] / 1000.0).astype(np.float32), False
-
-
-def usual_header(name, adc):
-    """(samples, 12) int16 -> the text of PTB-XL's header for these samples."""
-    checksums = adc.sum(axis=0, dtype=np.int64) % 65536
-    lines = [f"{name} 12 {SAMPLING_RATE} {len(adc)}"]
-    for lead, first, checksum in zip(LEADS, adc[0], checksums):
-        lines.append(f"{name}.dat 16 1000.0(0)/mV 16 0 {first} {checksum} 0 {lead}")
-    return "\n".join(lines) + "\n"
-
-
-def read_any_form(path):
-    """WFDB record of any form and rate, up to an hour -> pieces of 10 s, whether simulated.
-
-    The last two pieces may overlap.
-    """
-    record = read_header(path)
+    record = read_header(folder / name)
     if record.samples > 3600 * record.rate:
         raise ValueError("it is longer than an hour")
-    columns = [*lead_columns(record.leads, LEADS).values()]
-    if len(columns) < len(LEADS):
-        raise ValueError(f"it lacks some of the 12 leads ({', '.join(record.leads)})")
+    wanted = as_names("LEADS", LEADS)
+    columns = [*lead_columns(record.leads, wanted).values()]
+    if len(columns) < len(wanted):
+        raise ValueError(f"it has the leads {' '.join(record.leads)}, but lacks some of LEADS")
     [(*_, signals)] = read_signals(record, columns)   # in one piece
     invalid = np.isnan(signals).sum()
     if invalid:
@@ -158,8 +137,9 @@ def write_signals(names, path, left_out):
     rows = []
     beats = []
     simulated = False
-    with row_writer(path, (len(LEADS), 10 * SAMPLING_RATE)) as append:
-        for row, (pieces, marked) in usable_records(names, read_record, BAD_RECORDS, left_out):
+    with row_writer(path, (len(as_names("LEADS", LEADS)), 10 * SAMPLING_RATE)) as append:
+        read = partial(read_record, data_folder(DATA_DIR))
+        for row, (pieces, marked) in usable_records(names, read, BAD_RECORDS, left_out):
             append(pieces)
             rows.extend([row] * len(pieces))
             for piece in pieces:
@@ -171,35 +151,6 @@ def write_signals(names, path, left_out):
 
 
 # ---- Labels ----
-
-def read_table(name, columns, index):
-    """CSV file of DATA_DIR -> pandas table sorted by its index, with at least these columns."""
-    path = data_folder(DATA_DIR) / name
-    try:
-        table = pd.read_csv(path, index_col=index).sort_index()
-    except FileNotFoundError:
-        raise SystemExit(f"{path} is not in {Path.cwd()}. Put PTB-XL there, set DOWNLOAD = True, "
-                         "or see the scripts run on simulated data: python tests/demo.py") from None
-    except Exception as error:   # pandas raises errors of many kinds on damaged files
-        reason = " ".join(str(error).split())
-        raise SystemExit(f"{path} cannot be read as a CSV file ({reason})") from error
-    missing = sorted(set(columns) - set(table.columns))
-    if missing or table.empty:
-        raise SystemExit(f"{path} lacks rows, or columns {missing}: expected PTB-XL's own file")
-    return table
-
-
-def parse_codes(text, ecg_id):
-    """'{"NORM": 100.0, "SR": 0.0}' -> dict of statement -> likelihood in percent, 0: unknown."""
-    try:
-        codes = {str(code): float(value) for code, value in ast.literal_eval(text).items()}
-        if all(0 <= likelihood <= 100 for likelihood in codes.values()):
-            return codes
-    except Exception:   # literal_eval raises errors of many kinds; the sentence is about them all
-        pass
-    raise SystemExit(f"ptbxl_database.csv, ecg_id {ecg_id}: scp_codes {str(text)[:60]!r} is not "
-                     "a dict of statement to likelihood from 0 to 100")
-
 
 def superclass_matrix(matrix, scp):
     """(n, statements) likelihoods, table of the statements -> (n, 5) int8, -1: not stated.
@@ -244,48 +195,65 @@ def single_labels(likelihoods):
 
 def read_csv_files():
     """PTB-XL's two files -> tables of the records and of the statements."""
-    table = read_table("ptbxl_database.csv", ["patient_id", "age", "sex", "scp_codes", "strat_fold",
-                                              "filename_lr", "filename_hr"], "ecg_id")
-    scp = read_table("scp_statements.csv", SCP_COLUMNS, 0)
-    for column in ("patient_id", "strat_fold"):
-        table[column] = pd.to_numeric(table[column], errors="coerce")
-    if not (table.index.is_unique and table["strat_fold"].isin(range(1, 11)).all()
-            and np.isfinite(table["patient_id"]).all()
-            and table[["filename_lr", "filename_hr"]].notna().all(axis=None)):
-        raise SystemExit("ptbxl_database.csv: expected each ecg_id once, and in every row a "
-                         "patient_id, file names and a strat_fold from 1 to 10")
-    table["codes"] = [parse_codes(text, ecg_id) for ecg_id, text in table["scp_codes"].items()]
-    table["filename"] = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
-    table["patient_id"] = table["patient_id"].astype(int)
+    folder = data_folder(DATA_DIR)
+    try:
+        table = pd.read_csv(folder / "ptbxl_database.csv", index_col="ecg_id").sort_index()
+        scp = pd.read_csv(folder / "scp_statements.csv", index_col=0)[SCP_COLUMNS].sort_index()
+        table = table.astype({"patient_id": int, "strat_fold": int})
+        table["filename"] = table["filename_lr" if SAMPLING_RATE == 100 else "filename_hr"]
+        table["codes"] = table["scp_codes"].map(ast.literal_eval)   # {"NORM": 100.0, "SR": 0.0}
+        likelihoods = [value for codes in table["codes"] for value in codes.values()]
+        if not (table.index.is_unique and table["filename"].notna().all()
+                and table["strat_fold"].isin(range(1, 11)).all()
+                and 0 <= min(likelihoods) <= max(likelihoods) <= 100):
+            raise ValueError("ecg_id twice, no filename, strat_fold not 1 to 10, or likelihood not "
+                             "0 to 100")
+    except FileNotFoundError as error:
+        raise SystemExit(f"DATA_DIR: no {error.filename} in {Path.cwd()}. Put PTB-XL there, set "
+                         "DOWNLOAD = True, or see the scripts run on simulated data: "
+                         "python tests/demo.py") from None
+    except Exception as error:   # pandas raises errors of many kinds on damaged files
+        reason = " ".join(str(error).split())
+        raise SystemExit(f"{folder} has no intact ptbxl_database.csv and scp_statements.csv "
+                         f"({reason}). Fetch PTB-XL's own files again") from error
     return table, scp
 
 
 def read_headers(left_out):
-    """Comments Dx, Age and Sex in the headers of DATA_DIR -> tables as from read_csv_files.
+    """Comments Dx in the headers of DATA_DIR -> tables as from read_csv_files.
 
     All records are fold 0: test data. Sinus rhythm and nothing else counts as NORM. HR records are
-    PTB-XL's own.
+    PTB-XL's own. Unknown are all statements of a record without Dx, and those that no record of
+    its source has; a source is what begins with the same letters.
     """
     known = [line.split() for line in SNOMED.strip().splitlines()]
     statement_of = {code: name for name, *codes in known for code in codes}
+    names = ["NORM", *(name for name, *_ in known)]
     folder = data_folder(DATA_DIR)
     rows = {}
-    for path in sorted(folder.rglob("*.hea")):
-        if re.fullmatch(r"HR\d{5}", path.stem):
+    used = defaultdict(set)
+    for name in header_names(folder):
+        source = re.match("[A-Za-z]*", Path(name).name)[0]
+        if re.fullmatch(r"HR\d{5}", Path(name).name):
             left_out["records that are PTB-XL's own (HR)"] += 1
             continue
-        text = path.read_text(errors="replace")
-        fields = dict(re.findall(r"^# *(Dx|Age|Sex): *(.*)$", text, re.M))
-        codes = re.findall(r"[^,\s]+", fields.get("Dx", ""))
-        codes = {statement_of.get(code, code): 100 for code in codes}
+        text = (folder / f"{name}.hea").read_text(errors="replace")
+        codes = re.findall(r'[^,;"\s]+', "".join(re.findall(r"(?im)^# *Dx *:?(.*)$", text)))
+        codes = {statement_of.get(code, code): 100 for code in codes
+                 if code.lower() not in ("unknown", "nan", "none")}
+        if not codes:
+            left_out["records without a diagnosis (Dx)"] += 1
         if list(codes) == ["SR"]:
             codes["NORM"] = 100
-        name = str(path.relative_to(folder).with_suffix(""))
+        used[source].update(codes)
         rows[name] = {"filename": name, "patient_id": name, "codes": codes, "strat_fold": 0,
-                      "age": fields.get("Age"), "sex": fields.get("Sex")}
+                      "source": source}
     if not rows:
-        raise SystemExit(f"{folder} has no .hea file")
-    scp = pd.DataFrame(columns=SCP_COLUMNS, index=["NORM", *(name for name, *_ in known)])
+        raise SystemExit(f"DATA_DIR: {folder} has no .hea file, or none but HR records")
+    for row in rows.values():
+        unknown = {*names} - used[row["source"]] if row["codes"] else names
+        row["codes"] = dict.fromkeys(unknown, -2) | row["codes"]
+    scp = pd.DataFrame(columns=SCP_COLUMNS, index=names)
     scp.loc["NORM", ["diagnostic", "diagnostic_class"]] = [1, "NORM"]
     return pd.DataFrame.from_dict(rows, orient="index"), scp
 
@@ -300,15 +268,12 @@ def make_metadata(table, scp, left_out):
     records = table.index.to_numpy(str)
     patients = table["patient_id"].to_numpy(str)
     metadata = np.zeros(len(table), [
-        ("record", records.dtype), ("patient", patients.dtype), ("fold", "i1"), ("age", "<f4"),
-        ("sex", "i1"), ("superclasses", "i1", (len(SUPERCLASSES),)),
+        ("record", records.dtype), ("patient", patients.dtype), ("fold", "i1"),
+        ("superclasses", "i1", (len(SUPERCLASSES),)),
         ("statements", "i1", statements.shape[1:]), ("beats", "<i2", (40,))])
     metadata["record"] = records
     metadata["patient"] = patients
     metadata["fold"] = table["strat_fold"]
-    metadata["age"] = pd.to_numeric(table["age"], errors="coerce")   # years; 300: more than 89
-    sex = table["sex"].astype(str).str.lower().str[0]
-    metadata["sex"] = sex.map({"0": 0, "m": 0, "1": 1, "f": 1}).fillna(-1)
     metadata["superclasses"] = likelihoods >= 0
     metadata["statements"] = statements
     return metadata, single_labels(likelihoods)
@@ -322,7 +287,7 @@ def main():
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     if NAME == "mitbih":
         raise SystemExit("NAME = 'mitbih': expected another name, this one has beats")
-    if DOWNLOAD and NAME == "ptbxl":
+    if DOWNLOAD and NAME == "ptbxl" and LABELS == "csv":
         folder = f"records{SAMPLING_RATE}/"
         download(data_folder(DATA_DIR), f"{BASE_URL}ptb-xl/1.0.3/", f"{folder}*/*.hea",
                  (folder, "ptbxl_database.csv", "scp_statements.csv"))
@@ -337,7 +302,7 @@ def main():
         save_array(paths[1], labels[rows])
         save_array(paths[2], metadata)
         save_header(dict(zip(parts, paths)), {
-            "kind": "records", "class_names": SUPERCLASSES, "leads": LEADS,
+            "kind": "records", "class_names": SUPERCLASSES, "leads": as_names("LEADS", LEADS),
             "sampling_rate": SAMPLING_RATE,
             "statement_names": list(scp.index), "tasks": benchmark_tasks(scp),
             "simulated": simulated})

@@ -53,8 +53,8 @@ def print_summary(seconds):
     scores = {
         "mitbih cnn, accuracy": overall["accuracy"]["value"],
         "mitbih cnn, mean F1 of N, S, V": overall["mean f1 of N, S, V"]["value"],
-        "arrhythmia or normal, AUC in-domain": cross["in-domain"][ABNORMAL]["AUC"],
-        "arrhythmia or normal, AUC cross-domain": cross["cross-domain"][ABNORMAL]["AUC"],
+        "arrhythmia or normal, AUC in-domain": cross["in-domain"][ABNORMAL]["auc"],
+        "arrhythmia or normal, AUC cross-domain": cross["cross-domain"][ABNORMAL]["auc"],
     }
     print(f"\n{'=' * 20} summary of a run on SIMULATED data (no score is a result)\n")
     for name, value in seconds.items():

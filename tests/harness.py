@@ -103,19 +103,14 @@ def simulated_arrays(folder, seconds, records):
 
 
 def write_ptbxl(folder, **settings):
-    """simulate.write_ptbxl, with the comment that marks simulated ECGs in the first header alone.
+    """simulate.write_ptbxl; the comment that marks simulated ECGs is in the first header alone.
 
-    The other headers have PTB-XL's own form, which is read many times faster; one marks them all.
+    The other headers have PTB-XL's own form.
     """
     table = simulate.write_ptbxl(folder, **settings)
     for path in sorted(Path(folder).rglob("*.hea"))[1:]:
-        strip_comment(path)
+        path.write_text(path.read_text().partition("#")[0])
     return table
-
-
-def strip_comment(header):
-    """Removes the comment that marks a simulated record: its header then has PTB-XL's form."""
-    header.write_text(header.read_text().partition("#")[0])
 
 
 # ---- Files ----

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import benchmark_memory
 import benchmark_reading
-import benchmark_training  # noqa: F401  takes minutes: it is imported only
+import benchmark_training
 import compare_with_bxb
 import deletion
-import fuzz  # noqa: F401  the same
+import fuzz  # noqa: F401  takes minutes: it is imported only
 import harness
 import numpy as np
 import pytest
@@ -17,6 +17,8 @@ import simulate
 import wfdb
 from conftest import MITBIH
 from examples import score_test_rows
+
+import model_training
 
 
 def test_the_readers_are_compared_sample_by_sample(work):
@@ -30,6 +32,17 @@ def test_memory_is_measured_with_signals_on_disk_or_in_memory(work, capsys, load
     benchmark_memory.measure(load)
     seconds, anonymous, mapped = re.findall(r"[\d.]+(?= s,| GB)", capsys.readouterr().out)[-3:]
     assert float(seconds) > 0 and float(anonymous) > 0 and float(mapped) > 0
+
+
+def test_trainings_are_compared(prepared, monkeypatch, capsys):
+    monkeypatch.setattr(benchmark_training, "USUAL_EPOCHS", 1)
+    monkeypatch.setattr(benchmark_training, "SIZE", 64)
+    with harness.changed(model_training, RECIPES={"mitbih": {"epochs": 2}}):
+        benchmark_training.main()
+    *_, usual, other, here, machine = capsys.readouterr().out.splitlines()
+    assert usual.startswith("usual loop, usual cnn ") and other.startswith("usual loop, this cnn ")
+    assert here.startswith("here ") and here.endswith(": 1.0 times as long")
+    assert machine.startswith("An epoch: ")
 
 
 @pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])

@@ -68,8 +68,14 @@ def test_files_that_are_right_are_kept_and_damaged_ones_come_again(work, served)
 
 @pytest.mark.parametrize("fill", [
     lambda folder, served: simulate.write_mitbih(folder, records=("118",), seconds=10),
-    lambda folder, served: [(folder / path.name).symlink_to(path) for path in served.iterdir()]])
+    lambda folder, served: [(folder / path.name).symlink_to(path) for path in served.iterdir()],
+    lambda folder, served: shutil.copytree(served, folder / "mitdb"),
+    lambda folder, served: (folder / "mitdb").symlink_to(served),
+    lambda folder, served: shutil.copytree(served, folder / "physionet.org/files/mitdb"),
+    lambda folder, served: [shutil.copytree(served, folder / name) for name in ("a", "b")],
+    lambda folder, served: [(folder / name).symlink_to(served) for name in ("a", "b")]])
 def test_a_folder_filled_by_hand_stays_as_it_is(work, served, fill):
+    """Also if the database lies in a folder below, or in two."""
     (work / MITBIH).mkdir()
     fill(work / MITBIH, served / SERVED)
     before = contents(work / MITBIH)

@@ -138,11 +138,16 @@ def missed_in_ds2(data):
 
 def test_annotation_files_hold_the_called_beats(trained):
     trained("mitbih", "mlp")
-    Path("mitbih_mlp_annotations").mkdir()   # of an earlier run
+    kept = ["mine.txt", "100.atr"]
+    for name in ("999.mlp", "sub/100.mlp", *kept):   # of an earlier run, and others
+        path = Path("mitbih_mlp_annotations", name)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
     tables = evaluate("mitbih", "mlp")["tables"]
     scored = score_test_rows("mitbih")
     names = preprocess_mitbih.SUBSETS["DS2"].split()
-    assert sorted(contents("mitbih_mlp_annotations")) == [f"{name}.mlp" for name in names]
+    files = [f"{name}.mlp" for name in names]
+    assert sorted(contents("mitbih_mlp_annotations")) == sorted([*files, *kept])
     called = np.array(NAMES)[scored.called.argmax(axis=1)]
     assert set(called) >= {"N", "V"}
     for name in names:
@@ -177,7 +182,9 @@ def test_annotation_files_are_at_the_rate_of_the_record(work):
     for name in ("100", "232"):
         reference = wfdb.rdann(f"{MITBIH}/{name}", "atr")
         of_beat = reference.sample[np.isin(reference.symbol, list("NRAVj"))]
-        called = wfdb.rdann(f"mitbih_mlp_annotations/{name}", "mlp").sample
+        annotation = wfdb.rdann(f"mitbih_mlp_annotations/{name}", "mlp")
+        assert annotation.fs == 360
+        called = annotation.sample
         distance = np.abs(called[:, None] - of_beat).min(axis=1)
         assert len(called) > 30 and distance.max() < 0.05 * 360
     counts = pd.DataFrame(tables["beats counted from 0:00, reference and call"]).T

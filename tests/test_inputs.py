@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from harness import changed
+from harness import changed, train
 
 import model_training as stage
 
@@ -267,7 +267,8 @@ def test_a_net_starts_with_statistics_of_training_rows_without_their_offsets():
     waves = values[:, :, None] * [0, 0, 0, 2, -1]
     kept = values[rows[::2]], waves[rows[::2]]   # of 15,000 rows every fourth is enough
     values[1::2] = values[rows[1::2]] = np.nan   # other sides, and rows that are not needed
-    features, signals = map(torch.from_numpy, (values, values[:, :, None] + waves))
+    features, signals = (torch.from_numpy(array.astype(np.float32))
+                         for array in (values, values[:, :, None] + waves))
     settings = stage.RECIPES["mitbih"]
     recipe = SimpleNamespace(**settings | {"sizes": settings["sizes"]["cnn"], "crop": 5,
                                            "classes": ["N"]})
@@ -279,3 +280,30 @@ def test_a_net_starts_with_statistics_of_training_rows_without_their_offsets():
         mean, spread = (getattr(of_rows, name)(axis=(0, 2)) for name in ("mean", "std"))
         np.testing.assert_allclose(normalise.mean.ravel(), mean, rtol=1e-3)
         np.testing.assert_allclose(normalise.spread.ravel(), spread, rtol=1e-3)
+
+
+def test_a_lead_that_is_0_in_all_training_rows_keeps_its_height_in_others():
+    normalise = stage.Normalise(3, 1)
+    wave = torch.tensor([1.0, -1])
+    normalise.fit(torch.stack([0 * wave, 4 * wave, 1e-7 * wave]).repeat(5, 1, 1))
+    assert normalise.spread.ravel().tolist() == [1, 4, 1]
+    normal = normalise(torch.stack([0.5 * wave, 2 * wave, 0.5 * wave])[None])
+    torch.testing.assert_close(normal, 0.5 * wave.expand(1, 3, 2))
+
+
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+def test_a_model_of_a_lead_that_was_0_in_training_gives_usual_logits_when_it_is_there(
+        prepared, monkeypatch, dataset):
+    data = stage.load_dataset(dataset)
+    lead = data.leads.index("V1")
+    signals = np.array(data.signals)
+    data.signals[:, lead] = 0
+    monkeypatch.setattr(stage, "load_dataset", lambda name: data)
+    train(dataset, settings={"leads": "II V1"})
+    checkpoint = stage.load_checkpoint(data, "mlp")
+    rows = stage.split_rows(data, checkpoint.recipe)["test"]
+    without, _ = stage.predict_rows(checkpoint, data, rows)
+    data.signals = signals
+    logits, _ = stage.predict_rows(checkpoint, data, rows)
+    assert not torch.equal(logits, without)
+    assert logits.abs().max() < 10 * without.abs().max()

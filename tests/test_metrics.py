@@ -30,8 +30,9 @@ def by_scikit_learn(scored):
     precision, recall, f1, support = sk.precision_recall_fscore_support(truth, called)
     auc = sk.roc_auc_score(truth, p, average=None)
     table = pd.DataFrame({
-        "n": support, "sensitivity": recall, "positive predictivity": precision, "f1": f1,
-        "auc": auc}, NAMES)
+        "n": support, "sensitivity": recall,
+        "specificity": sk.recall_score(~truth, ~called, average=None),
+        "positive predictivity": precision, "f1": f1, "auc": auc}, NAMES)
     overall = {"n": len(truth), "accuracy": sk.accuracy_score(truth, called),
                "macro f1": sk.f1_score(truth, called, average="macro"),
                "macro auc": sk.roc_auc_score(truth, p), "mean f1 of N, S, V": f1[:3].mean()}
@@ -50,6 +51,21 @@ def test_metrics_and_those_of_a_group_equal_scikit_learn(kind):
     table = pd.DataFrame(stage.metrics(scored, groups.astype(float)))
     for k, rows in enumerate(groups):
         assert_tables_equal(table.iloc[k].unstack(), by_scikit_learn(part_of(scored, rows)))
+
+
+def test_metrics_of_classes_equal_those_by_hand_and_a_row_without_truth_is_left_out():
+    none = np.nan
+    truth = pd.DataFrame({"PVC": [1, 0, none, 1, 0], "AFIB": [0, none, 0, none, none]})
+    called = pd.DataFrame({"PVC": [1, 1, 1, 0, 0], "AFIB": [0, 1, 1, 0, 0]}) == 1
+    scores = pd.DataFrame({"PVC": [0.9, 0.6, 0.99, 0.4, 0.4], "AFIB": [0.1, 0.7, 0.6, 0.2, 0.3]})
+    weights = np.array([[1, 1, 1, 1, 1], [1, 0, 5, 2, 0]])
+    table = pd.DataFrame(stage.class_metrics(truth, called, scores, weights))
+    metrics = ["n", "sensitivity", "specificity", "positive predictivity", "f1", "auc"]
+    assert [*table] == [(name, metric) for name in ("PVC", "AFIB") for metric in metrics]
+    close(table["PVC"], [[2, 1 / 2, 1 / 2, 1 / 2, 1 / 2, 2.5 / 4],   # one pair of equal scores
+                         [3, 1 / 3, none, 1, 1 / 2, none]])
+    close(table["AFIB"], [[0, none, 1 / 2, none, none, none],
+                          [0, none, 1 / 6, none, none, none]])
 
 
 def test_the_auc_with_weights_and_ties_is_that_of_repeated_rows():
@@ -73,7 +89,9 @@ def test_a_class_without_rows_is_not_available_and_not_zero(capsys):
     scored = example(classes=4)
     assert scored.called[:, 4].any()
     table = pd.DataFrame(stage.metrics(scored, np.ones((1, 400)))).iloc[0].unstack()
-    assert table.loc["Q", "n"] == 0 and table.loc["Q"].drop("n").isna().all()
+    assert table.loc["Q", "n"] == 0
+    assert table.loc["Q"].drop(["n", "specificity"]).isna().all()
+    close(table.loc["Q", "specificity"], 1 - scored.called[:, 4].mean())
     for metric in ("f1", "auc"):
         close(table.loc["all", f"macro {metric}"], table.loc[NAMES[:4], metric].mean())
     as_json = json.loads(stage.to_json({"table": table}))["table"]["Q"]
@@ -85,8 +103,8 @@ def test_a_class_without_rows_is_not_available_and_not_zero(capsys):
 def test_resamples_are_those_of_a_loop_over_drawn_patients():
     scored = example("records")
     patients = np.random.default_rng(5).integers(0, 30, 400)
-    table = stage.resample_patients(patients, partial(stage.metrics, scored), 3, resamples=30)
-    drawn = np.random.default_rng(3).multinomial(30, np.full(30, 1 / 30), size=30)
+    table = stage.resample_patients(patients, partial(stage.metrics, scored), resamples=30)
+    drawn = np.random.default_rng(0).multinomial(30, np.full(30, 1 / 30), size=30)
     draws = [np.ones(30, int), *drawn]
     for k, draw in enumerate(draws):
         rows = np.concatenate([np.flatnonzero(patients == patient)
@@ -120,36 +138,21 @@ def test_intervals_hold_the_middle_95_percent_if_half_of_the_resamples_have_the_
     close(stage.summarise(table), [[0.5, 0.405, 0.595], [0.5, np.nan, np.nan]])
 
 
-@pytest.mark.parametrize("other", ["100", "232"])
-def test_metrics_without_record_232_are_those_of_the_other_records(other):
-    record = np.where(np.arange(400) % 3, other, "232")
-    scored = example(record=record)
-    table = stage.make_tables(scored, stage.summarise_metrics(scored))["without record 232"]
-    if other == "232":
-        assert table.loc["S", "n"] == 0 and np.isnan(table.loc["S", "f1"])
-    else:
-        assert_tables_equal(table, by_scikit_learn(part_of(scored, record != "232")))
-
-
-def test_record_232_of_ptbxl_has_no_table():
-    scored = example("records", record=np.full(400, "232"))
-    assert "without record 232" not in stage.make_tables(scored, stage.summarise_metrics(scored))
-
-
 @pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
 def test_predictions_repeat_the_metrics(few_resamples, quick_pictures, trained, dataset):
     trained(dataset, "mlp")
     tables = evaluate(dataset, "mlp")["tables"]
     table = pd.read_csv(f"{dataset}_mlp_predictions.csv", keep_default_na=False)
     overall = tables["all classes"]
+    assert [*table] == ["record", "patient", *(["sample", "symbol"] if dataset == "mitbih" else []),
+                        "true", "called", *(f"{name} score" for name in tables["by class"])]
     assert len(table) == overall["n"]["value"]
     accuracy = np.mean(table["true"] == table["called"])
     assert accuracy == pytest.approx(overall["accuracy"]["value"])
     for name, row in tables["by class"].items():
-        truth = table[f"{name} true"]
-        called = [name in classes.split("+") for classes in table["called"]]
-        np.testing.assert_array_equal(truth, [name in x.split("+") for x in table["true"]])
-        assert truth.sum() == row["n"] > 0
+        truth, called = ([name in classes.split("+") for classes in table[column]]
+                         for column in ("true", "called"))
+        assert sum(truth) == row["n"] > 0
         assert sk.recall_score(truth, called) == pytest.approx(row["sensitivity"])
         auc = sk.roc_auc_score(truth, table[f"{name} score"])
         assert auc == pytest.approx(row["auc"], abs=1e-6)
@@ -270,3 +273,20 @@ def test_a_task_without_a_test_row_stops_with_one_sentence(trained):
     empty = predictions._replace(rows=predictions.rows[:0], logits=predictions.logits[:0])
     with pytest.raises(SystemExit, match="^no test row has a label of ptbxl, form statements"):
         stage.score_rows(empty, "form")
+
+
+def test_rows_that_all_have_two_statements_can_be_evaluated(
+        few_resamples, quick_pictures, trained):
+    trained("ptbxl", "mlp")
+
+    def load_two(name):
+        data = preprocess_mitbih.load_dataset(name)
+        data.metadata = np.array(data.metadata)
+        names = np.array(data.header.statement_names)
+        data.metadata["statements"][:] = np.where(np.isin(names, ["NORM", "SR", "STD_"]), 100, -1)
+        return data
+    tables = evaluate("ptbxl", "mlp", TASK="all", load_dataset=load_two)["tables"]
+    assert tables["true class and most probable class of rows with one class"] == {}
+    rows = np.sum(load_two("ptbxl").metadata["fold"] == 10)
+    of_class = {name: row["n"] for name, row in tables["by class"].items() if row["n"]}
+    assert of_class == {"NORM": rows, "SR": rows, "STD_": rows}

@@ -1,6 +1,7 @@
-"""preprocess_ptbxl.py on simulated records, and its fast reader against wfdb."""
+"""preprocess_ptbxl.py on simulated records of PTB-XL, and of other databases of 12 leads."""
 
 import ast
+import re
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -12,12 +13,12 @@ import simulate
 import wfdb
 from conftest import PTBXL
 from harness import (
+    changed,
     cut,
     outputs,
     put_invalid_sample,
     replace,
     run_stage,
-    strip_comment,
     write_ptbxl,
 )
 from scipy.signal import resample_poly
@@ -50,17 +51,11 @@ def run(**constants):
     return load_dataset(constants.get("NAME", "ptbxl"))
 
 
-def header_of(name):
-    return Path(PTBXL, f"{name}.hea")
-
-
 # ---- Signals ----
 
 @pytest.mark.parametrize("rate, column", [(100, "filename_lr"), (500, "filename_hr")])
 def test_signals_are_bit_equal_to_wfdb(work, rate, column):
     names = simulate.write_ptbxl(work / PTBXL, records=12, sampling_rate=rate)[column]
-    for name in names[::2]:
-        strip_comment(header_of(name))
     data = run(SAMPLING_RATE=rate)
     assert data.signals.shape == (12, 12, 10 * rate) and data.signals.dtype == np.float32
     assert data.header.sampling_rate == rate
@@ -70,26 +65,12 @@ def test_signals_are_bit_equal_to_wfdb(work, rate, column):
         np.testing.assert_array_equal(signals, physical.T.astype(np.float32))
 
 
-@pytest.mark.parametrize("old, new", [
-    ("1000.0(0)/mV", "500.0(0)/mV"), ("1000.0(0)/mV", "1000.0(7)/mV"), (" 16 1000", " 16+4 1000"),
-    (" 12 100 1000", " 12 100 999"), ("AVR", "V7"), (" 0 I\n", " 0 II\n"), ("/mV", "/uV")])
-def test_the_fast_reader_leaves_any_unusual_header_to_wfdb(table, monkeypatch, old, new):
-    monkeypatch.setattr(stage, "read_any_form", lambda path: "wfdb")
-    first, *_, name = table["filename_lr"]
-    assert stage.read_record(first) == "wfdb"   # its comment is unusual
-    _, simulated = stage.read_record(name)   # without that comment
-    assert not simulated
-    replace(header_of(name), old.encode(), new.encode())
-    assert stage.read_record(name) == "wfdb"
-
-
 # ---- Labels ----
 
 def test_metadata_is_row_aligned_and_statements_stay_reachable(table):
     data = run()
     scp = pd.read_csv(STATEMENTS, index_col=0)
-    for field, column in (("fold", "strat_fold"), ("age", "age"), ("sex", "sex")):
-        np.testing.assert_array_equal(data.metadata[field], table[column])
+    np.testing.assert_array_equal(data.metadata["fold"], table["strat_fold"])
     assert data.record.tolist() == table["ecg_id"].astype(str).tolist()
     assert data.patient.tolist() == [f"{patient:.0f}" for patient in table["patient_id"]]
     for row, text in enumerate(table["scp_codes"]):
@@ -120,7 +101,7 @@ def test_likelihood_zero_means_unknown_not_absent():
     scp = pd.DataFrame({"diagnostic": [1, 1, 1, None],
                         "diagnostic_class": ["MI", "MI", "NORM", None]},
                        index=["IMI", "AMI", "NORM", "SR"])
-    table = pd.DataFrame({"codes": codes}).assign(patient_id=1, strat_fold=1, age=50, sex=0)
+    table = pd.DataFrame({"codes": codes}).assign(patient_id=1, strat_fold=1)
     left_out = Counter()
     metadata, labels = stage.make_metadata(table, scp, left_out)
     np.testing.assert_array_equal(
@@ -130,13 +111,6 @@ def test_likelihood_zero_means_unknown_not_absent():
     assert likelihoods[:, mi].tolist() == [0, -1, 80] and (likelihoods == -1).sum() == 13
     np.testing.assert_array_equal(metadata["superclasses"], likelihoods >= 0)
     assert labels.tolist() == [mi, -1, mi] and left_out == {"unknown statements 'OTHER'": 1}
-
-
-def test_a_missing_sex_is_minus_one_and_leaves_the_others(table):
-    edit_table("sex", None)
-    expected = table["sex"].to_numpy().copy()
-    expected[2] = -1
-    np.testing.assert_array_equal(run().metadata["sex"], expected)
 
 
 def test_the_order_of_the_table_does_not_change_the_outputs(work, table):
@@ -168,28 +142,29 @@ FOURTH_HEA = FOURTH.with_suffix(".hea")
 FOURTH_DAT = FOURTH.with_suffix(".dat")
 HACK = "__import__('os').system('touch hacked')"
 DAMAGES = {   # regular expression for the message -> what is done
-    "ptb-xl.*database.csv is not in .*demo.py": lambda: shutil.rmtree(PTBXL),
-    "scp_statements.csv is not in": STATEMENTS.unlink,
-    "lacks rows, or columns.*strat_fold": lambda: DATABASE.write_text("ecg_id\n1\n"),
-    "statements.csv lacks rows":
+    "DATA_DIR: no .*ptbxl_database.csv in .*demo.py$": lambda: shutil.rmtree(PTBXL),
+    "DATA_DIR: no .*scp_statements.csv in": STATEMENTS.unlink,
+    "no intact .*not in index.*own files again$":
         lambda: STATEMENTS.write_text("code,diagnostic,diagnostic_class\n"),
-    "database.csv cannot be read": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
+    "no intact .*patient_id.*not found": lambda: DATABASE.write_text("ecg_id\n1\n"),
+    "no intact .*Error tokenizing": lambda: DATABASE.write_text("a,b\n1\n1,2,3\n"),
     "missing.*00004_lr.dat": FOURTH_DAT.unlink,
     "missing.*00004_lr.hea": FOURTH_HEA.unlink,
     "00004.*is damaged or does not fit": lambda: cut(FOURTH_DAT, 20001),
     "00004.*contradict the checksums": lambda: shift_sample(FOURTH_DAT),
     "00004.*it is shorter than 10 s. Repair or replace it":   # 5 s
         lambda: replace(FOURTH_HEA, b" 12 100 ", b" 12 200 "),
-    "00004.*lacks some of the 12 leads .*V7": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
+    "00004.*V5 V7, but lacks some of LEADS": lambda: replace(FOURTH_HEA, b" 0 V6", b" 0 V7"),
     "00004.*chosen leads are invalid .1 NaN": lambda: put_invalid_sample(FOURTH, -32768),
-    "ecg_id 3: scp_codes.*is not a dict": lambda: edit_table("scp_codes", HACK),
-    "scp_codes .{'NORM': 100. is not": lambda: edit_table("scp_codes", "{'NORM': 100"),
-    "likelihood from 0 to 100": lambda: edit_table("scp_codes", "{'NORM': 1000.0}"),
-    "expected each ecg_id.*patient_id": lambda: edit_table("patient_id", "nobody"),
-    "strat_fold from 1 to 10": lambda: edit_table("strat_fold", 11),
-    "each ecg_id once": lambda: edit_table("ecg_id", 2),
-    "expected.*patient_id": lambda: edit_table("patient_id", "inf"),
-    "expected.*file|record nan": lambda: edit_table("filename_lr", None),
+    "no intact .*malformed": lambda: edit_table("scp_codes", HACK),
+    "no intact .*never closed": lambda: edit_table("scp_codes", "{'NORM': 100"),
+    "no intact .*'list' object": lambda: edit_table("scp_codes", "['NORM']"),
+    "likelihood not 0 to 100": lambda: edit_table("scp_codes", "{'NORM': 1000.0}"),
+    "no intact .*column 'patient_id'": lambda: edit_table("patient_id", "nobody"),
+    "no intact .*inf": lambda: edit_table("patient_id", "inf"),
+    "strat_fold not 1 to 10": lambda: edit_table("strat_fold", 11),
+    "ecg_id twice": lambda: edit_table("ecg_id", 2),
+    "no filename": lambda: edit_table("filename_lr", None),
 }
 
 
@@ -210,8 +185,9 @@ def test_bad_records_can_be_skipped_and_are_counted(table, capsys):
     data = run(BAD_RECORDS="skip")
     assert data.record.tolist() == [str(ecg_id) for ecg_id in table["ecg_id"] if ecg_id != 4]
     assert len(data.signals) == len(data.labels) == 39
-    assert ("1  records, records100/00000/00004_lr ...: its header or signal file is missing or "
-            "damaged\n") in capsys.readouterr().out
+    line = ("1  records, records100/00000/00004_lr ...: its header or signal file is missing or "
+            r"damaged .*No such file.*/\*.dat'\)\n")
+    assert re.search(line, capsys.readouterr().out)
     shutil.rmtree(FOURTH.parent)
     with pytest.raises(SystemExit, match="none of 40 records.*missing"):
         run(BAD_RECORDS="skip")
@@ -299,12 +275,11 @@ def test_records_keep_their_names_in_deep_folders_and_none_is_longer_than_an_hou
 
 def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelve, capsys):
     data = run(**OTHERS)
-    expected = {   # rows, statements, age, sex
-        "A1": (1, {"SR", "NORM"}, 61, 1), "B2": (3, {"AFIB", "CRBBB"}, np.nan, 0),
-        "D4": (1, {"SR", "CLBBB"}, 47, 0), "E5": (1, set(), np.nan, -1),
-        "F6": (1, {"CRBBB", "QWAVE"}, np.nan, -1), "G7": (2, {"SR", "SARRH"}, 80, 1),
-        "H8": (1, set(), 20, 1)}
-    names = [name for name, (rows, *_) in expected.items() for _ in range(rows)]
+    expected = {   # rows, statements
+        "A1": (1, {"SR", "NORM"}), "B2": (3, {"AFIB", "CRBBB"}), "D4": (1, {"SR", "CLBBB"}),
+        "E5": (1, set()), "F6": (1, {"CRBBB", "QWAVE"}), "G7": (2, {"SR", "SARRH"}),
+        "H8": (1, set())}
+    names = [name for name, (rows, _) in expected.items() for _ in range(rows)]
     assert data.record.tolist() == data.patient.tolist()
     assert [record.split("/")[-1] for record in data.record] == names   # with their folders
     assert "g1/B2" in data.record
@@ -315,19 +290,19 @@ def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelv
     table = [line.split()[0] for line in stage.SNOMED.strip().splitlines()]
     assert statement_names.tolist() == ["NORM", *table]
     for row, name in enumerate(names):
-        _, statements, age, sex = expected[name]
+        _, statements = expected[name]
         metadata = data.metadata[row]
         assert set(statement_names[metadata["statements"] == 100]) == statements
-        assert (metadata["statements"] == -1).sum() == len(statement_names) - len(statements)
-        np.testing.assert_equal(float(metadata["age"]), float(age))
-        assert metadata["sex"] == sex
+        unknown = metadata["statements"] == -2   # each record is alone in its source
+        assert unknown.sum() == len(statement_names) - len(statements)
         normal = "NORM" in statements
         assert metadata["superclasses"].tolist() == [int(normal), 0, 0, 0, 0]
         assert data.labels[row] == (0 if normal else -1)
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
     for line in ("1  records that are PTB-XL's own (HR)", "2  unknown statements '999'",
                  "1  records, g1/C3 ...: it is shorter than 10 s",
-                 "1  records, g2/I9 ...: it lacks some of the 12 leads",
+                 "1  records, g2/I9 ...: it has the leads I II III aVR aVL aVF V1 V2 V3 V4 V5 V9, "
+                 "but lacks some of LEADS",
                  "Wrote twelve_*.npy: signals, labels, metadata, header"):
         assert line in printed
     assert sum("unknown" in line for line in printed) == 1   # a record without codes has none
@@ -356,6 +331,98 @@ def test_signals_of_another_database_are_those_of_wfdb_resampled(twelve, rate):
             np.testing.assert_allclose(piece[:, inside], truth[:, part][:, inside], atol=0.01)
 
 
+SNOMED = {   # some codes of the challenges' official tables -> PTB-XL's statement
+    "10370003": "PACE", "251266004": "PACE", "251268003": "PACE",
+    "164889003": "AFIB", "195080001": "AFIB", "426749004": "AFIB", "282825002": "AFIB",
+    "314208002": "AFIB", "164890007": "AFLT", "74390002": "WPW", "195060002": "WPW",
+    "427172004": "PVC", "17338001": "PVC", "251182009": "PVC", "284470004": "PAC",
+    "63593006": "PAC", "251164006": "PAC", "251170000": "PAC", "11157007": "BIGU",
+    "251173003": "BIGU", "251168009": "BIGU", "55930002": "NST_", "164934002": "TAB_",
+    "164873001": "LVH", "55827005": "VCLVH", "164909002": "CLBBB", "733534002": "CLBBB",
+}
+
+
+def write_headers(**codes):
+    """Writes headers below TWELVE, without signals: record=codes; "": no line #Dx."""
+    TWELVE.mkdir(exist_ok=True)
+    for name, text in codes.items():
+        (TWELVE / f"{name}.hea").write_text(f"{name} 0 500 5000\n" + f"#Dx: {text}\n" * bool(text))
+
+
+def read_headers(left_out=None):
+    """-> dict of record -> dict of statement -> likelihood, -1 if not stated, -2 if unknown."""
+    left_out = Counter() if left_out is None else left_out
+    with changed(stage, **OTHERS):
+        table, scp = stage.read_headers(left_out)
+        metadata, _ = stage.make_metadata(table, scp, left_out)
+    return {row["record"]: dict(zip(scp.index, row["statements"].tolist())) for row in metadata}
+
+
+def test_codes_of_the_challenges_are_the_statements_of_ptbxl(work):
+    write_headers(**{f"A{code}": code for code in SNOMED})
+    left_out = Counter()
+    records = read_headers(left_out)
+    assert not left_out
+    assert SNOMED == {name[1:]: statement for name, statements in records.items()
+                      for statement, likelihood in statements.items() if likelihood >= 0}
+
+
+def test_what_a_source_never_states_is_unknown_there_and_so_is_a_record_without_labels(work):
+    write_headers(A1="426783006", A2="427172004", A3="", JS1="164889003", JS2="427172004,999")
+    records = read_headers()
+    asked = ["NORM", "SR", "PVC", "AFIB", "PAC"]
+    values = {name: [statements[one] for one in asked] for name, statements in records.items()}
+    assert values == {
+        "A1": [100, 100, -1, -2, -2], "A2": [-1, -1, 100, -2, -2], "A3": [-2] * 5,
+        "JS1": [-2, -2, -1, 100, -2], "JS2": [-2, -2, 100, -1, -2]}
+    assert set(records["A3"].values()) == {-2}
+
+
+@pytest.mark.parametrize("leads", ["II V1", "ii,V1", ["MLII", "v1"], ("Lead II", "V1")])
+def test_leads_are_names_in_a_text_or_a_list(work, leads):
+    write_record("A1", ["Dx: 426783006"], rate=100)
+    data = run(**OTHERS, LEADS=leads)
+    assert data.signals.shape == (1, 2, 1000) and len(data.header.leads) == 2
+    np.testing.assert_allclose(data.signals[0], waves(100, 10)[:, [1, 6]].T, atol=1e-3)
+
+
+def test_other_leads_are_refused(work):
+    write_record("A1", ["Dx: 426783006"], rate=100)
+    with pytest.raises(SystemExit, match="it has the leads I II .* V6, but lacks some of LEADS"):
+        run(**OTHERS | {"LEADS": "II X9", "BAD_RECORDS": "stop"})
+    with pytest.raises(SystemExit, match="^LEADS = None: expected a list of names, such as"):
+        run(**OTHERS, LEADS=None)
+
+
+def test_records_of_a_linked_folder_are_found(work):
+    write_record("g1/A1", ["Dx: 426783006"], rate=100)
+    (TWELVE / "g1").rename("elsewhere")
+    (TWELVE / "g2").symlink_to(work / "elsewhere")
+    assert run(**OTHERS).record.tolist() == ["g2/A1"]
+
+
+def test_labels_in_headers_need_no_files_of_ptbxl(work, monkeypatch):
+    """NAME is still "ptbxl"."""
+    monkeypatch.setattr(stage, "download", None)
+    write_record("A1", ["Dx: 426783006"], rate=100)
+    data = run(**OTHERS | {"NAME": "ptbxl", "DOWNLOAD": True})
+    assert data.record.tolist() == ["A1"] and data.metadata["fold"].tolist() == [0]
+
+
+def test_skipped_records_are_counted_by_reason(work, capsys):
+    for name in ("A1", "g1/B2", "g1/C3", "g2/D4", "g2/E5"):
+        write_record(name, ["Dx: 426783006"], rate=100)
+    for name in ("g1/B2", "g1/C3", "g2/D4"):
+        (TWELVE / f"{name}.dat").unlink()
+    replace(TWELVE / "g2/E5.hea", b"1000.0(0)/mV", b"4880.0(0)/mV")
+    assert run(**OTHERS).record.tolist() == ["A1"]
+    printed = capsys.readouterr().out
+    reason = "3  records, g1/B2 g1/C3 g2/D4 ...: its header or signal file is missing or damaged ("
+    assert printed.count(" ...: ") == 2 and reason in printed and "/*.dat')\n" in printed
+    assert ("1  records, g2/E5 ...: its gain is 4880 per mV, where later releases of Georgia say "
+            "1000\n") in printed
+
+
 def test_sinus_rhythm_with_an_unknown_code_is_not_normal(work):
     write_record("A1", ["Dx: 426783006,164865005"])   # myocardial infarction
     write_record("B2", ["Dx: 426783006"])
@@ -364,7 +431,7 @@ def test_sinus_rhythm_with_an_unknown_code_is_not_normal(work):
 
 @pytest.mark.parametrize("name, message", [
     ("g1/C3", "record g1/C3: it is shorter than 10 s. Repair or replace it, or set BAD_RECORDS"),
-    ("g2/I9", "record g2/I9: it lacks some of the 12 leads .I, .*V5, V9.. Repair or replace it")])
+    ("g2/I9", "record g2/I9: it has the leads I .*V5 V9, but lacks some of LEADS. Repair or")])
 def test_a_record_of_another_database_that_cannot_be_used_stops_the_run(twelve, name, message):
     for path in TWELVE.rglob("*.hea"):
         if path.stem != Path(name).stem:
@@ -375,7 +442,7 @@ def test_a_record_of_another_database_that_cannot_be_used_stops_the_run(twelve, 
 
 
 def test_a_folder_without_headers_is_named(work):
-    with pytest.raises(SystemExit, match="^twelve has no .hea file$"):
+    with pytest.raises(SystemExit, match="^DATA_DIR: twelve has no .hea file, or none but HR"):
         run(**OTHERS)
 
 

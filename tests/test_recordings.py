@@ -29,45 +29,46 @@ def table_of(times, symbols, rr=None):
 
 
 def test_an_rr_interval_does_not_span_unreadable_signal():
-    record = {"samples": 1950, "unreadable": [[5, 10], [15, 20]]}   # 19.5 s, of whole pieces
-    readable = stage.readable_seconds(record, 100)
-    assert readable.tolist() == 5 * [True] + 5 * [False] + 5 * [True] + 5 * [False]
+    record = {"unreadable": [[5, 10], [15, 19]]}
     beats = table_of([0.5, 1.5, 4.99, 10, 10.75, 14.9], "NNNNNN")
     np.testing.assert_allclose(
-        stage.rr_before(beats, readable), [np.nan, 1, 3.49, np.nan, 0.75, 4.15])
-    assert len(stage.rr_before(beats[:0], readable)) == 0
+        stage.rr_before(beats, record), [np.nan, 1, 3.49, np.nan, 0.75, 4.15])
+    assert len(stage.rr_before(beats[:0], record)) == 0
+    np.testing.assert_allclose(
+        stage.rr_before(beats, {"unreadable": []}), [np.nan, 1, 3.49, 5.01, 0.75, 4.15])
 
 
 def test_events_are_counted_by_hour():
     """Of the first hour, ten minutes cannot be read; of the third one, nothing."""
-    readable = np.ones(3 * 3600 + 600, bool)
-    readable[1000:1600] = readable[7200:10_800] = False
+    record = {"samples": (3 * 3600 + 600) * 100, "unreadable": [[1000, 1600], [7200, 10_800]]}
     first = table_of(np.arange(17) * 0.5, "NSSNSVVVNVVSSSSNV")
     end = table_of([3598, 3599.5, 3600.5, 3603, 10_800, 10_801], "NVVNNV",
                    [np.nan, 1.5, 1, 2.5, np.nan, 1])
     rhythm = pd.Series({0: "AFIB", 10: "AFIB", 20: "N", 30: "SBRAD", 3580: "AFIB", 3590: "AFIB",
                         3600: "AFIB", 3610: "STACH", 10_800: "STACH", 10_810: "N"})
-    table = stage.hourly_table(pd.concat([first, end], ignore_index=True), rhythm, readable)
+    beats = pd.concat([first, end], ignore_index=True)
+    table = stage.hourly_table(beats, rhythm, record, 100)
     assert table.index.tolist() == [0, 1, 2, 3]
     rate = table.pop("rate")
     np.testing.assert_allclose(rate, [60 / (9.5 / 17), 60 / 1.75, np.nan, 60])
     assert table["minutes analysed"].tolist() == [50, 60, 0, 10]
     columns = ["beats", "pauses", *(f"{symbol} {kind}" for symbol in "SV"
-                                    for kind in ("beats", "couplets", "runs"))]
-    # of V the run of three, one couplet within, one over the end of the hour, and one beat
+                                    for kind in ("beats", "runs"))]
+    # of V the run of three; two beats are no run, within the hour and over its end
     assert table[columns].to_numpy().tolist() == [
-        [19, 0, 7, 1, 1, 7, 2, 1], [2, 1, 0, 0, 0, 1, 0, 0], [0] * 8, [2, 0, 0, 0, 0, 1, 0, 0]]
-    minutes = table[["AFIB min", "SBRAD min", "STACH min", "longest AFIB min"]] * 6
-    np.testing.assert_allclose(minutes, [[4, 1, 0, 3], [1, 0, 1, 3], [0] * 4, [0, 0, 1, 0]])
-    assert len(table.columns) == 1 + 8 + 4
+        [19, 0, 7, 1, 7, 1], [2, 1, 0, 0, 1, 0], [0] * 6, [2, 0, 0, 0, 1, 0]]
+    minutes = table[["AFIB min", "SBRAD min", "STACH min"]] * 6
+    np.testing.assert_allclose(minutes, [[4, 1, 0], [1, 0, 1], [0] * 3, [0, 0, 1]])
+    assert len(table.columns) == 1 + 6 + 3
 
 
 def test_a_recording_without_a_beat_has_its_hours():
     beats = table_of([], "")
     rhythm = stage.call_rhythm(beats, None, None)
-    table = stage.hourly_table(beats, rhythm, np.zeros(5000, bool))
+    record = {"samples": 500_000, "unreadable": [[0, 5000]]}
+    table = stage.hourly_table(beats, rhythm, record, 100)
     assert table.index.tolist() == [0, 1] and table.pop("rate").isna().all()
-    assert (table == 0).all(axis=None) and len(table.columns) == 13
+    assert (table == 0).all(axis=None) and len(table.columns) == 10
 
 
 # ---- Rhythm ----
@@ -139,8 +140,9 @@ def test_marks_of_rhythm_and_unreadable_signal_are_read_back_by_wfdb(work):
     marks = stage.marks_of(record, rhythm)
     beats = pd.DataFrame({"record": "a", "sample": [2000, 5000, 14_000], "symbol": list("NVN")})
     marks = pd.concat([marks, beats]).sort_values("sample", kind="stable")
-    model_evaluation.write_annotations(marks, "marks", "cnn")
+    model_evaluation.write_annotations(marks, "marks", "cnn", [record])
     read = wfdb.rdann("marks/a", "cnn")
+    assert read.fs == 250
     found = list(zip(read.sample, read.symbol, read.subtype, read.aux_note))
     assert found == [
         (0, "~", -1, ""), (0, "+", 0, "(N"), (1250, "~", 0, ""), (2000, "N", 0, ""),
@@ -150,22 +152,31 @@ def test_marks_of_rhythm_and_unreadable_signal_are_read_back_by_wfdb(work):
 
 # ---- Pictures ----
 
-def test_a_picture_shows_pauses_at_its_upper_edge_and_what_cannot_be_read(monkeypatch):
+@pytest.fixture
+def figures(monkeypatch):
+    """Pictures are not drawn -> dict of title -> Figure."""
+    figures = {}
+
+    def save_figure(figure, title, path):
+        path.touch()
+        figures[title] = figure
+    monkeypatch.setattr(stage, "save_figure", save_figure)
+    return figures
+
+
+def test_a_picture_shows_pauses_at_its_upper_edge_and_what_cannot_be_read(work, figures):
     beats = table_of([1, 2, 7, 8], "NNVN")
-    data = SimpleNamespace(signals=np.zeros((4, 1, 360)), rate=360)
     record = {"name": "a", "unreadable": [[60, 120]]}
-    figures = []
-    monkeypatch.setattr(stage, "save_figure", lambda figure, title, path: figures.append(figure))
     rhythm = pd.Series({0: "N", 10: "AFIB"})
-    stage.plot_recording(data, record, beats, rhythm, "a.png")
-    rr, *papers = figures[0].axes
+    stage.plot_recording(record, beats, rhythm, "a, CH1", work / "a.png")
+    rr, = figures["a, CH1. Grey: unreadable. Red: atrial fibrillation"].axes
     normal, ventricular = (points.get_offsets() for points in rr.collections)
     assert ventricular[:, 1].tolist() == [2.5] and normal[1:, 1].tolist() == [1, 1]
     spans = [(patch.get_x(), patch.get_width()) for patch in rr.patches]
     np.testing.assert_allclose(spans, [(1, 1), (1 / 6, 1 / 6)])   # min
-    assert [paper.get_title() for paper in papers] == ["N: 3 of 3 beats", "V: 1 of 1 beats"]
-    stage.plot_recording(data, record, beats[:0], rhythm[:0], "a.png")
-    assert len(figures[1].axes) == 1
+    stage.plot_recording(record, beats[:0], rhythm[:0], "b", work / "b.png")
+    empty, = figures["b. Grey: unreadable. Red: atrial fibrillation"].axes
+    assert not empty.collections
 
 
 # ---- The whole script ----
@@ -203,7 +214,7 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
         f"{name}_beats.csv", f"{name}_hours.csv", f"{name}_left.png", f"{name}_right.png",
         *(f"{name}_annotations/{record}.mlp" for record in ("left", "right", "flat"))}
     assert "tested on own. SIMULATED DATA: no score is a result\n" in printed
-    assert "\nleads: II as MLII; beats: detected\n" in printed
+    assert "\ncalls by hour, the first 48 rows\n" in printed   # no signal stands in
     assert "No reference (ANNOTATOR = None): nothing was scored" in printed
     without = "ptbxl_mlp_strips_model.pth is not in this folder: nothing looked for atrial fibrill"
     assert (without in printed) != with_strips
@@ -211,9 +222,9 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
         assert Path(f"{name}_{record}.png").read_bytes()[:4] == b"\x89PNG"
 
     table = pd.read_csv(f"{name}_beats.csv")
-    assert list(table) == ["record", "sample", "class", "time", *"NSVFQ", "RR"]
+    assert list(table) == ["record", "sample", "symbol", "time", *"NSVFQ", "RR"]
     np.testing.assert_array_equal(table["record"], data.record)   # every beat has a row
-    np.testing.assert_array_equal(table["class"], np.where(table.index % 10 == 9, "V", "N"))
+    np.testing.assert_array_equal(table["symbol"], np.where(table.index % 10 == 9, "V", "N"))
     np.testing.assert_allclose(table["time"], data.metadata["sample"] / 360, atol=1e-4)
     np.testing.assert_allclose(table[list("NSVFQ")].sum(axis=1), 1, atol=3e-4)
     np.testing.assert_allclose(table["sample"], table["time"] * 250, atol=0.6)
@@ -228,7 +239,7 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
     assert hours["beats"].tolist() == [counts["left"], counts["right"], 0, 0]
     assert hours["V beats"].tolist() == [counts["left"] // 10, len(table) // 10
                                          - counts["left"] // 10, 0, 0]
-    assert ("AFIB min" in hours) == ("longest AFIB min" in hours) == with_strips
+    assert ("AFIB min" in hours) == with_strips
     if with_strips:   # by irregular intervals alone
         assert hours["AFIB min"][0] > 0.6 and hours["AFIB min"][1:].sum() == 0
 
@@ -237,12 +248,64 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
         annotation = wfdb.rdann(f"{name}_annotations/{record}", "mlp")
         symbols = np.array(annotation.symbol)
         is_beat = np.isin(symbols, list("NSVFQ"))
-        np.testing.assert_array_equal(symbols[is_beat], rows["class"])
+        np.testing.assert_array_equal(symbols[is_beat], rows["symbol"])
         np.testing.assert_array_equal(annotation.sample[is_beat], rows["sample"])
         notes = [note for note in annotation.aux_note if note]
         expected = {"left": "(AFIB", "right": "(N"}[record]   # only a model of PTB-XL knows
         assert (expected in notes if with_strips else notes == []) and set(notes) <= {"(AFIB", "(N"}
         assert (symbols == "~").sum() == (2 if record == "right" else 0)
+
+
+@pytest.mark.parametrize("leads, titles", [
+    ("CH1", ["left; CH1 stands in for MLII"]),
+    (["MLII", "V1"], ["left; CH1 stands in for MLII", "right"])])
+def test_tables_and_pictures_name_a_signal_that_stands_in(trained, capsys, figures, leads, titles):
+    """Whether the user chose it, or it is the first of a recording without the lead."""
+    simulate.write_mitbih(MITBIH, records=["101", "221"], seconds=20)
+    simulate.write_at_rate(MITBIH, "own", {"221": "left"}, 250, ["CH1", "CH2"])
+    simulate.write_at_rate(MITBIH, "named", {"101": "right"}, 250, ["V5", "DII"])
+    for path in Path("named").glob("right.*"):
+        shutil.move(path, "own")
+    preprocess("own", DATA_DIR="own", LEADS=leads, ANNOTATOR=None,
+               RECORDS=["left", "right"][:len(titles)])
+    trained("mitbih", "mlp")
+    capsys.readouterr()
+    run_stage(stage, TEST_DATASET="own", MODEL="mlp")
+    assert ("\ncalls by hour, the first 48 rows; CH1 stands in for MLII\n"
+            in capsys.readouterr().out)
+    assert list(figures) == [
+        f"{title}. Grey: unreadable. Red: atrial fibrillation" for title in titles]
+
+
+def test_files_of_earlier_recordings_are_removed(trained, figures):
+    own_recordings()
+    trained("mitbih", "mlp")
+    run_stage(stage, TEST_DATASET="own", MODEL="mlp")
+    folder = Path("mitbih_to_own_mlp_annotations")
+    pictures = {f"mitbih_to_own_mlp_{record}.png" for record in ("left", "right", "flat")}
+    assert pictures <= set(contents(".")) and (folder / "left.mlp").exists()
+    kept = ["mitbih_to_own_cnn_left.png", "mitbih_to_other_mlp_left.png", "left.png",
+            folder / "left.cnn", folder / "left.txt"]
+    for path in map(Path, kept):   # of another model or recording, or of the user
+        path.touch()
+    preprocess("own", DATA_DIR="own", LEADS=["II"], ANNOTATOR=None, RECORDS=["right", "flat"])
+    run_stage(stage, TEST_DATASET="own", MODEL="mlp", PICTURES=1)
+    files = set(contents("."))
+    assert pictures & files == {"mitbih_to_own_mlp_right.png"}
+    assert {str(path) for path in kept} <= files
+    assert sorted(path.name for path in folder.glob("*.mlp")) == ["flat.mlp", "right.mlp"]
+
+
+def test_annotation_files_of_earlier_records_are_removed_in_folders_too(work):
+    records = [{"name": name, "rate": 128} for name in ("a", "g1/b", "g2/c")]
+    beats = pd.DataFrame({"record": ["a", "g1/b", "g2/c"], "sample": [10, 20, 30], "symbol": "N"})
+    model_evaluation.write_annotations(beats, "marks", "cnn", records)
+    assert sorted(contents("marks")) == ["a.cnn", "g1/b.cnn", "g2/c.cnn"]
+    Path("marks/a.atr").touch()
+    model_evaluation.write_annotations(beats[1:2], "marks", "cnn", records)
+    assert sorted(contents("marks")) == ["a.atr", "g1/b.cnn"]
+    read = wfdb.rdann("marks/g1/b", "cnn")
+    assert (read.sample.tolist(), read.symbol, read.fs) == ([20], ["N"], 128)
 
 
 def test_corrected_annotation_files_are_a_reference(trained):
@@ -256,7 +319,7 @@ def test_corrected_annotation_files_are_a_reference(trained):
     data = preprocess("own", DATA_DIR="own", LEADS=["II"], ANNOTATOR="mlp",
                       RECORDS=["left", "right"])
     np.testing.assert_array_equal(data.record, table["record"])
-    np.testing.assert_array_equal(data.metadata["symbol"], table["class"])
+    np.testing.assert_array_equal(data.metadata["symbol"], table["symbol"])
     np.testing.assert_allclose(data.metadata["sample"] / 360, table["time"], atol=0.01)
 
 

@@ -96,9 +96,21 @@ def test_201_may_not_validate_what_trains_on_202(prepared):
 
 @pytest.mark.parametrize("names, found", [
     ([], []), ("114, 124", ["114", "124"]), (np.array(["114", "124"]), ["114", "124"]),
-    ((114, "124"), ["114", "124"]), (101, ["101"]), (["124", 202, "999"], ["124", "202"])])
+    ((114, "124"), ["114", "124"]), (101, ["101"]), (["124", 201, "999"], ["124", "201"])])
 def test_records_are_named_by_lists_tuples_numbers_or_strings(prepared, names, found):
     """None has to validate, and one may be missing."""
     _, _, members = split("mitbih", VALIDATION_RECORDS=names)
     assert members["validation"] == found
     assert members["train"] == [record for record in DS1 if record not in found]
+
+
+@pytest.mark.parametrize("names, other", [
+    (["114", "202"], "202"), (102, "102"), ("114 234", "234")])
+@pytest.mark.parametrize("hold_out", [True, False])
+def test_validation_records_of_another_side_are_refused(prepared, names, other, hold_out):
+    with pytest.raises(SystemExit, match=f"^VALIDATION_RECORDS: {other} are not of DS1$"):
+        train(settings={"hold_out": hold_out}, VALIDATION_RECORDS=names)
+    assert not list(prepared.glob("*.pth"))
+    if hold_out:   # a split that trains on all sides
+        _, _, members = split("mitbih", SPLIT="all", VALIDATION_RECORDS=names)
+        assert other in members["validation"] and other not in members["train"]

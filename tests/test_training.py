@@ -1,6 +1,8 @@
-"""The training loop of model_training.py: loss, seeds, the last epoch, bad settings."""
+"""The training loop of model_training.py: loss, seeds, the last epoch, leads, settings, device."""
 
+import copy
 import re
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,6 +10,8 @@ import pytest
 import torch
 from harness import changed, contents, files_up_to, run_stage, train
 from sklearn.metrics import f1_score
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import model_training as stage
 import preprocess_mitbih
@@ -104,19 +108,18 @@ def test_numbers_of_numpy_make_a_checkpoint_that_can_be_read(prepared):
 
 
 def test_the_last_epoch_is_kept_whatever_its_loss(prepared, monkeypatch):
-    predictions = []
+    weights = []
 
-    def predict(*arguments):
-        predictions.append(original(*arguments))
-        return predictions[-1] * [1, 1, -9, -9][len(predictions) - 1]   # worse at the end
-    original = stage.predict_validation
-    monkeypatch.setattr(stage, "predict_validation", predict)
-    history = train(settings={"epochs": 16})["history"]
-    losses = {epoch["epoch"]: epoch["validation loss"] for epoch in history[3::4]}
-    assert list(losses) == [4, 8, 12, 16] and losses[16] > 2 * losses[8]
-    assert ["validation loss" in epoch for epoch in history] == 4 * [False, False, False, True]
-    _, _, logits = predict_side("validation")
-    assert torch.equal(logits, predictions[3]) and not torch.equal(logits, predictions[1])
+    def train_epoch(net, *arguments):
+        original(net, *arguments)
+        weights.append({"weights": copy.deepcopy(net.state_dict())})
+        return [1.5, 0.5, 9.0][len(weights) - 1]   # worse at the end
+    original = stage.train_epoch
+    monkeypatch.setattr(stage, "train_epoch", train_epoch)
+    checkpoint = train(settings={"epochs": 3})
+    assert checkpoint["history"] == [
+        {"epoch": 1, "loss": 1.5}, {"epoch": 2, "loss": 0.5}, {"epoch": 3, "loss": 9.0}]
+    assert equal_weights(checkpoint, weights[2]) and not equal_weights(checkpoint, weights[1])
 
 
 def test_a_model_learns_the_simulated_classes(prepared):
@@ -165,7 +168,7 @@ def test_mitbih_trains_a_second_net_for_strips(prepared):
     statements = len(strips["header"]["statement_names"])
     outputs = [checkpoint["net_arguments"]["outputs"] for checkpoint in (home, strips)]
     assert outputs == [5, 5 + statements]
-    assert np.isfinite(strips["history"][-1]["validation loss"])
+    assert np.isfinite(strips["history"][-1]["loss"])
 
 
 def test_detected_beats_train_a_class_of_what_is_no_beat(work, arrays, monkeypatch):
@@ -237,6 +240,171 @@ def test_what_is_forgotten_of_an_own_net_is_named(prepared, forgotten, message):
         train(model="own")
 
 
+# ---- Leads of a recipe ----
+
+@pytest.mark.parametrize("dataset, leads, used", [
+    ("mitbih", ["MLII", "V1"], ["MLII", "V1"]), ("mitbih", ["v1"], ["V1"]),
+    ("mitbih", "V1, ii", ["V1", "MLII"]), ("mitbih", ("ECG Lead 2",), ["MLII"]),
+    ("ptbxl", "aVR aVL aVF", ["AVR", "AVL", "AVF"]), ("ptbxl", ["Lead I", "mlii"], ["I", "II"])])
+def test_the_leads_of_a_recipe_are_found_by_their_usual_names_and_printed(
+        prepared, capsys, dataset, leads, used):
+    checkpoint = train(dataset, settings={"leads": leads})
+    assert checkpoint["recipe"]["leads"] == used
+    assert capsys.readouterr().out.startswith(
+        f"{dataset}_mlp, leads {' '.join(used)}, on cpu. Rows: ")
+    channels = len(used) * (2 if dataset == "mitbih" else 1)   # beats, and their differences
+    assert checkpoint["net_arguments"]["channels"] == channels
+
+
+@pytest.mark.parametrize("dataset, leads, names", [
+    ("mitbih", ["MLII", "V5"], "MLII V1, but MLII V5"), ("mitbih", "V9", "MLII V1, but V9"),
+    ("mitbih", ["II", "MLII"], "MLII V1, but II MLII"),   # it is there once
+    ("mitbih", "CH1", "MLII V1, but CH1"),
+    ("ptbxl", "aVR aVX", "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6, but aVR aVX")])
+def test_leads_of_a_recipe_that_the_data_lack_are_refused(prepared, dataset, leads, names):
+    sentence = f"^{dataset}_signals.npy has the leads {names} are wanted: set LEADS$"
+    with pytest.raises(SystemExit, match=sentence):
+        train(dataset, settings={"leads": leads})
+
+
+def test_a_signal_that_stands_in_for_a_lead_is_printed(prepared, capsys):
+    train(SPLIT="all")   # 102 and 104 train too; they have no MLII
+    assert "mitbih_mlp, leads MLII; V5 stands in for MLII, on cpu" in capsys.readouterr().out
+
+
+# ---- A device without float64 ----
+
+class WithoutFloat64(TorchDispatchMode):
+    """In this context, PyTorch makes and uses no float64, as on a Mac's GPU."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        for value in tree_leaves([args, kwargs, result]):
+            if isinstance(value, torch.Tensor) and value.dtype == torch.float64:
+                raise TypeError(f"{function}: float64")
+        return result
+
+
+@pytest.mark.parametrize("model", stage.MODELS)
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+def test_everything_on_the_device_is_float32(prepared, dataset, model):
+    used = []
+
+    def on_device(function, net, *arguments):
+        used.append(function)
+        with WithoutFloat64():
+            for tensor in [*net.state_dict().values(), *vars(arguments[0]).values()]:
+                tensor.clone()   # also what is there without being used
+            return function(net, *arguments)
+
+    def predict(net, inputs, crop):
+        examples = SimpleNamespace(**inputs._asdict())
+        return on_device(lambda *_: original(net, inputs, crop), net, examples)
+    original = stage.predict
+    noise = {"signal_noise": 0.1, "rhythm_noise": 0.1, "height_noise": 0.1, "lead_dropout": 0.1}
+    train(dataset, model, noise, SECOND_NET=True, RECIPES={f"{dataset}_strips": noise},
+          fit=partial(on_device, stage.fit), predict=predict)
+    assert used.count(stage.fit) == 2
+
+
+def test_a_device_without_float64_refuses_it():
+    with WithoutFloat64(), pytest.raises(TypeError):
+        torch.ones(2).double()
+    values = torch.ones(2, dtype=torch.float64)
+    with WithoutFloat64(), pytest.raises(TypeError):
+        values.float()
+
+
+# ---- Settings of a recipe ----
+
+@pytest.mark.parametrize("dataset", ["mitbih", "ptbxl"])
+def test_the_learning_rate_may_be_one_number(prepared, dataset):
+    rates = []
+
+    def train_epoch(net, batches, loss_function, optimiser, schedule):
+        for _ in range(schedule.total_steps):
+            rates.append(optimiser.param_groups[0]["lr"])
+            optimiser.step()
+            schedule.step()
+        return 1.0
+    settings = {"learning_rate": 0.004, "batch_size": 16}
+    checkpoint = train(dataset, settings=settings, train_epoch=train_epoch)
+    assert checkpoint["recipe"]["learning_rate"] == 0.004
+    assert max(rates) == pytest.approx(0.004, rel=0.05)   # the peak
+
+
+@pytest.mark.parametrize("dataset, sizes", [
+    ("mitbih", {"widths": [4, 4, 8, 8, 8], "stem": (9, 3)}),
+    ("ptbxl", {"widths": [4, 4, 8, 8, 8], "stem": (9, 2)}),
+    ("mitbih", {"widths": [4], "stem": (3, 1)})])
+def test_a_cnn_of_any_depth_trains_and_is_read_again(prepared, dataset, sizes):
+    weights = train(dataset, "cnn", {"sizes": {"cnn": sizes}})["weights"]
+    blocks = [name for name in weights if name.endswith(".shortcut.1.weight")]
+    assert len(blocks) == len(sizes["widths"])
+    stage.load_checkpoint(stage.load_dataset(dataset), "cnn")
+
+
+def test_two_rows_make_the_smallest_batch(prepared):
+    history = train(settings={"batch_size": 2, "head": {"hidden_width": 16}})["history"]
+    assert np.isfinite(history[0]["loss"])
+
+
+@pytest.mark.parametrize("name, value, expected", [
+    ("learning_rate", "1e-3", "a number from 1e-09 to 1.0"),
+    ("learning_rate", None, "a number from 1e-09 to 1.0"),
+    ("batch_size", 1, "a whole number from 2 to 1000000"),
+    ("batch_size", 64.0, "a whole number from 2 to 1000000"),
+    ("epochs", 0, "a whole number from 1 to 10000"),
+    ("epochs", 1.5, "a whole number from 1 to 10000"),
+    ("class_weight_power", None, "a number from 0.0 to 1000000.0"),
+    ("class_weight_power", -1, "a number from 0.0 to 1000000.0"),
+    ("signal_noise", None, "a number from 0.0 to 1000000.0"),
+    ("rhythm_noise", [0.3], "a number from 0.0 to 1000000.0"),
+    ("height_noise", float("nan"), "a number from 0.0 to 1000000.0"),
+    ("lead_dropout", 1.1, "a number from 0.0 to 1.0"),
+    ("context_seconds", None, "a number from 0.05 to 100000.0"),
+    ("context_seconds", 0, "a number from 0.05 to 100000.0"),
+    ("crop_seconds", 0, "a number from 0.05 to 100000.0"),
+    ("statement_weight", "100", "a number from 0.0 to 1000000.0"),
+    ("ensemble_size", 0, "a whole number from 1 to 10000"),
+])
+def test_a_setting_out_of_its_range_is_named(prepared, name, value, expected):
+    sentence = f"^{re.escape(f'{name} in RECIPES = {value!r}: expected {expected}')}$"
+    with pytest.raises(SystemExit, match=sentence):
+        train(settings={name: value})
+    assert not list(prepared.glob("*.pth"))
+
+
+def test_a_crop_is_not_longer_than_a_row(prepared):
+    with pytest.raises(SystemExit, match="^crop_seconds makes 720 samples, a row has 360$"):
+        train(settings={"crop_seconds": 2})
+
+
+@pytest.mark.parametrize("model, name, value", [
+    ("mlp", "head", {"flatten_width": 64, "hidden_width": 0}),
+    ("mlp", "head", [64, 0, 0.25]),
+    ("mlp", "head", None),
+    ("mlp", "head", {"flatten_width": 0, "hidden_width": 16, "dropout": 1.5}),
+    ("cnn", "head", {"flatten_width": "64", "hidden_width": 0, "dropout": 0.25}),
+    ("mlp", "sizes", None),
+    ("mlp", "sizes", {"mlp": None}),
+    ("cnn", "sizes", [32, 48]),
+    ("cnn", "sizes", {"cnn": {"widths": [32, 48]}}),
+    ("cnn", "sizes", {"cnn": {"widths": [], "stem": (9, 3)}}),
+    ("cnn", "sizes", {"cnn": {"widths": [32, 48], "stem": (10, 3)}}),   # an even kernel
+    ("lstm", "sizes", {"lstm": {"width": 48, "stem": 9}}),
+    ("mlp", "sizes", {"mlp": {"widths": [32], "windows": (0.4, 0)}}),
+])
+def test_sizes_and_head_that_make_no_net_are_named(prepared, monkeypatch, model, name, value):
+    monkeypatch.setitem(stage.RECIPES["mitbih"], name, value)
+    with pytest.raises(SystemExit, match="^RECIPES: sizes = .* and head = .* make no net") as error:
+        train(model=model)
+    assert "\n" not in str(error.value)
+    value = value[model] if isinstance(value, dict) and model in value else value
+    assert f"{name} = {value}" in str(error.value)
+    assert not list(prepared.glob("*.pth"))
+
+
 # ---- Bad settings ----
 
 @pytest.mark.parametrize("name, value", [
@@ -250,16 +418,19 @@ def test_unknown_choices_are_named(work, monkeypatch, name, value):
 
 
 @pytest.mark.parametrize("constants, message", [
-    ({"VALIDATION_FOLD": 11}, "VALIDATION_FOLD = 11: expected one of 1, 2"),
-    ({"VALIDATION_FOLD": [8, 9]}, "VALIDATION_FOLD = .8, 9.: expected one of 1, 2"),
-    ({"TEST_FOLD": "10"}, "TEST_FOLD = '10': expected one of 1, 2"),
+    ({"VALIDATION_FOLD": 11}, "VALIDATION_FOLD = 11: expected a whole number from 1 to 10"),
+    ({"VALIDATION_FOLD": [8, 9]}, "VALIDATION_FOLD = .8, 9.: expected a whole number from 1"),
+    ({"TEST_FOLD": "10"}, "TEST_FOLD = '10': expected a whole number from 1 to 10"),
     ({"split_rows": lambda *_: {"train": [0], "validation": [1, 2], "test": []},
       "check_patients": lambda *_: ""}, "too few labelled rows"),
-    ({"LEADS": ["V9"]}, "LEADS = .'V9'.: ptbxl_signals.npy has .'I', 'II'"),
-    ({"LEADS": []}, r"^\[\] has no names: expected a list of them"),
-    ({"settings": {"crop_seconds": 20}}, "crop_seconds makes 2000 samples, a row has 1000"),
-    ({"settings": {"learning_rate": {"mlp": 1e30}, "batch_size": 32}},
-     "the training loss is not finite: lower the "),
+    ({"VALIDATION_FOLD": 10}, "too few labelled rows"),   # that of the test
+    ({"LEADS": ["V9"]}, "^ptbxl_signals.npy has the leads I II .* V6, but V9 are wanted: set "),
+    ({"LEADS": []}, r"^LEADS = \[\]: expected a list of names"),
+    ({"SEED": None}, "^SEED = None: expected a whole number from 0 to "),
+    ({"SEED": -1}, "^SEED = -1: expected a whole number from 0 to "),
+    ({"SEED": "0"}, "^SEED = '0': expected a whole number from 0 to "),
+    ({"loss_of": lambda recipe, weight, logits, *_: np.nan * logits.sum()},
+     "the training loss is not finite: lower the learning_rate in RECIPES"),
 ])
 def test_settings_that_cannot_work_stop_with_one_sentence(prepared, constants, message):
     (prepared / "ptbxl_mlp_model.pth").write_bytes(b"of an earlier run")

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader, Subset, TensorDataset
 from torch.utils.flop_counter import FlopCounterMode
 
 import model_training
+from model_training import Inputs
 
 USUAL_EPOCHS = 4
 SIZE = 4096   # of the matrices that measure the machine
@@ -89,7 +90,7 @@ def training_here(net, examples, rows, recipe, score):
     history = []
     timed = partial(timed_epoch, history, score, model_training.train_epoch)
     with changed(model_training, train_epoch=timed):
-        model_training.fit(net, examples, rows, recipe)
+        model_training.fit(net, examples, rows["train"], recipe)
     return history
 
 
@@ -127,9 +128,11 @@ def measure():
         net, _ = model_training.make_net(examples, rows, recipe)
 
         def score(net):
-            logits = model_training.predict_validation(net, examples, rows, recipe)
-            return f1_score(examples.targets[rows["validation"]], logits.argmax(dim=1),
+            logits = model_training.predict(net, inputs, recipe.crop).mean(dim=0)
+            return f1_score(examples.targets[held_out], logits.argmax(dim=1),
                             labels=[0, 1, 2], average="macro", zero_division=0)   # N, S and V
+        held_out = rows["validation"]
+        inputs = Inputs(examples.signals[held_out], examples.features[held_out])
         net_here, _ = model_training.make_net(examples, rows, recipe)
         histories = {
             "usual loop, usual cnn": usual_training(UsualCNN(net), examples, rows, score),

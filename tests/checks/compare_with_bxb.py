@@ -106,7 +106,7 @@ def compare_averages(folder, ec57, start):
 
 def main():
     names = sys.argv[1:3] or ["mitbih", "cnn"]
-    database = Path(*sys.argv[3:4] or [preprocess_mitbih.DATA_DIR])
+    database = preprocess_mitbih.data_folder(*sys.argv[3:4] or [preprocess_mitbih.DATA_DIR])
     model = names[1]
     called = Path(f"{'_'.join(names)}_annotations")
     report = json.loads(Path(f"{'_'.join(names)}_metrics.json").read_text())

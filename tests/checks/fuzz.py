@@ -24,7 +24,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import simulate
-from harness import changed, damaged, run_stage, strip_comment, train
+from harness import changed, damaged, run_stage, train
 
 import model_training
 import preprocess_mitbih
@@ -38,7 +38,7 @@ PTBXL_RECORD = "records100/00000/00003_lr"
 
 def read_mitbih():
     """Reads one record as preprocess_mitbih.py does."""
-    cut = preprocess_mitbih.cut_record("101")
+    cut = preprocess_mitbih.cut_record(Path("mitdb"), "101")
     notes = [cut.leads, cut.record.rate, cut.marks.tobytes(), cut.peaks.tolist(),
              cut.beats.tobytes()]
     return cut.voltage.tobytes(), notes
@@ -46,7 +46,7 @@ def read_mitbih():
 
 def read_ptbxl():
     """Reads one record as preprocess_ptbxl.py does."""
-    signals, _ = preprocess_ptbxl.read_record(PTBXL_RECORD)
+    signals, _ = preprocess_ptbxl.read_record(Path("ptbxl"), PTBXL_RECORD)
     return signals.tobytes(), None
 
 
@@ -124,7 +124,6 @@ def prepare():
     """Writes small databases, the arrays of one and a checkpoint to the working folder."""
     simulate.write_mitbih("mitdb", records=("101", "114", "124", "203", "220", "223"), seconds=20)
     simulate.write_ptbxl("ptbxl", records=20)
-    strip_comment(Path("ptbxl", f"{PTBXL_RECORD}.hea"))   # as in PTB-XL: read without wfdb
     run_stage(preprocess_mitbih)
     train("mitbih", "mlp")
 

@@ -20,15 +20,19 @@ import harness
 import numpy as np
 import pandas as pd
 import runs
+import torch
 from sklearn.metrics import roc_curve
 
 import cross_dataset_validation as cross
+import model_evaluation
 import model_training
 from preprocess_mitbih import check_choice, load_dataset
 
 SEEDS = [0, 1]
 OTHER = {"mitbih": "ptbxl", "ptbxl": "mitbih"}
-QUESTIONS = [cross.ABNORMAL, cross.EARLY_PAC, *cross.SHARED_STATEMENTS]
+QUESTIONS = [cross.ABNORMAL, *cross.SHARED_STATEMENTS, "SBRAD"]
+METRICS = ["auc", "sensitivity", "specificity"]
+BALANCED = "balanced accuracy"   # the mean of sensitivity and specificity
 BEST = "best possible balanced accuracy"
 
 
@@ -36,8 +40,8 @@ def train_for_strips(data, model, seed, **constants):
     """Dataset, model, seed, changed constants -> checkpoint of the net for strips."""
     with harness.changed(model_training, DATASET=data.name, MODEL=model, SEED=seed, **constants):
         recipe = f"{data.name}_strips"
-        model_training.train(data, model_training.choose_device(),
-                             model_training.RECIPES[recipe], f"{data.name}_{model}_strips")
+        model_training.train(data, torch.device("cpu"), model_training.RECIPES[recipe],
+                             f"{data.name}_{model}_strips")
         return model_training.load_checkpoint(data, model, strips=True)
 
 
@@ -59,11 +63,13 @@ def score_table(checkpoint, source, target):
     """Checkpoint, both datasets -> table of metrics by the source's thresholds, by question."""
     checkpoint.recipe.sides["test"] = []   # nothing is scored at home
     with harness.changed(cross, choose_sides=sides_for_choices):
-        results, thresholds = cross.compare(checkpoint, source, target)
+        results = cross.compare(checkpoint, source, target)
     result = results["cross-domain"]
     weights = np.ones((1, len(result.truth)))
-    metrics = cross.strip_metrics(result, result.scores > thresholds, weights)
-    table = pd.DataFrame(metrics).iloc[0].unstack(sort=False)
+    metrics = model_evaluation.class_metrics(
+        result.truth, result.called, result.scores, weights)
+    table = pd.DataFrame(metrics).iloc[0].unstack(sort=False)[METRICS]
+    table[BALANCED] = table[METRICS[1:]].mean(axis=1, skipna=False)
     table[BEST] = [best_balanced_accuracy(result.truth[name], result.scores[name])
                    for name in table.index]
     return table.reindex(QUESTIONS).dropna(how="all")

@@ -63,8 +63,8 @@ def compare(marks, peaks, rate):
 
 def measure(name, detector):
     """Names of a record and of a detector -> dict: counts, seconds, whether it is simulated."""
-    record = mitbih.read_header(Path(mitbih.DATA_DIR, name))
-    column = mitbih.lead_columns(record.leads, mitbih.LEADS[:1]).get(0, 0)
+    record = mitbih.read_header(mitbih.data_folder(mitbih.DATA_DIR) / name)
+    column = mitbih.lead_columns(record.leads, mitbih.as_names("LEADS", mitbih.LEADS)[:1]).get(0, 0)
     signal = wfdb.rdrecord(str(record.path), channels=[column], physical=False)
     began = time.perf_counter()
     peaks = np.sort(np.asarray(DETECTORS[detector](signal), np.int64))

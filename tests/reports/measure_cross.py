@@ -28,6 +28,7 @@ import runs
 from matplotlib.figure import Figure
 
 import cross_dataset_validation as cross
+import model_evaluation
 import model_training
 from preprocess_mitbih import load_dataset
 
@@ -110,14 +111,14 @@ def of_seeds(finished, source):
             if trained.startswith(f"{source}_cnn_")]
 
 
-def values_of(tests, heading, metric="AUC"):
+def values_of(tests, heading, metric="auc"):
     """Tests, heading of a table, metric -> table: one row per test, one column per question."""
     return pd.DataFrame(
         [{question: row[metric] for question, row in test["tables"][heading].items()}
          for test in tests], dtype=float)
 
 
-def mean_text(tests, heading, metric="AUC"):
+def mean_text(tests, heading, metric="auc"):
     """Arguments of values_of -> mean over the tests as text, by question."""
     return values_of(tests, heading, metric).mean().map(runs.text_of)
 
@@ -148,6 +149,7 @@ def questions_of(scores):
 def direction_table(tests):
     """Tests of one direction, one per seed -> table of texts: each question away and at home."""
     low, high = (mean_text(tests, f"{AWAY}, 95% interval {limit}") for limit in ("from", "to"))
+    balanced = (values_of(tests, AWAY, "sensitivity") + values_of(tests, AWAY, "specificity")) / 2
     best = pd.DataFrame([{
         name: choose_strips.best_balanced_accuracy(strips["truth"], strips["score"])
         for name, strips in questions_of(scores_of(test))} for test in tests])
@@ -158,7 +160,7 @@ def direction_table(tests):
         "its 95% interval": low + " to " + high,
         "sensitivity / specificity away":
             mean_text(tests, AWAY, "sensitivity") + " / " + mean_text(tests, AWAY, "specificity"),
-        "balanced accuracy away": mean_text(tests, AWAY, "balanced accuracy"),
+        "balanced accuracy away": balanced.mean().map(runs.text_of),
         choose_strips.BEST: best.mean().map(runs.text_of),
     }
     if HOME in tests[0]["tables"]:
@@ -199,7 +201,7 @@ def record_table(scores):
         positive = strips["truth"].to_numpy()
         most = record[positive].mode().get(0)
         groups = [record != most, *(record == one for one in record[positive].unique())]
-        without, *within = cross.area_under_curve(
+        without, *within = model_evaluation.area_under_curve(
             positive, strips["score"].to_numpy(), np.array(groups, float))
         within = pd.Series(within, dtype=float)
         table[name] = {

@@ -2,7 +2,7 @@
 
 Run it in a folder with the ptbxl_*.npy files, with the names of some ideas, or without for all:
 
-    python tests/reports/published_ideas.py mixup "age and sex"
+    python tests/reports/published_ideas.py mixup "2 to 6 leads missing"
 
 An idea that is more than another value of a constant replaces functions or classes of
 model_training.py while it trains, five minutes on two cores. Writes results/published_ideas/, see
@@ -78,17 +78,7 @@ def mask_leads(signals, features, targets):
     return signals * (place >= missing)[:, :, None], features, targets
 
 
-# ---- Inputs and targets ----
-
-def inputs_with_age(data, rows, recipe, plain=model_training.make_inputs):
-    """make_inputs, with the age in decades and the sex as two more features."""
-    inputs, numbers = plain(data, rows, recipe)
-    of_rows = data.metadata[rows]
-    age = np.nan_to_num(np.float32(of_rows["age"]), nan=60).clip(0, 95) / 10
-    person = torch.from_numpy(np.column_stack([age, np.float32(of_rows["sex"])]))
-    features = torch.cat([inputs.features, person], dim=1)
-    return inputs._replace(features=features), numbers
-
+# ---- Targets ----
 
 def teachers(data):
     """Dataset -> (n, statements) mean probabilities of the nets that the folder links to."""
@@ -105,9 +95,8 @@ def teachers(data):
 
 def fit_softly(probability, net, examples, rows, *others, plain=model_training.fit):
     """fit, with targets of the training rows half way between the truth and a probability."""
-    train = torch.from_numpy(rows["train"])
     examples.targets = examples.targets.clone()
-    examples.targets[train] = (examples.targets[train] + probability[train]) / 2
+    examples.targets[rows] = (examples.targets[rows] + probability[rows]) / 2
     return plain(net, examples, rows, *others)
 
 
@@ -255,7 +244,6 @@ IDEAS = {   # name -> what it replaces in model_training
     "squeeze and excitation": {"ResidualBlock": excited_block},
     "kernels of three lengths": {"ResidualBlock": multi_scale_block},
     "kernels of 31 steps": {"ResidualBlock": long_block},
-    "age and sex": {"make_inputs": inputs_with_age},
     "rare statements weigh more": {"class_weights": rare_weights, "loss_of": weighted_loss},
     DISTILLATION: {},
     "resnet1d_wang, 50 epochs": RESNET1D_WANG,
