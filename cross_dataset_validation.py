@@ -12,7 +12,7 @@ MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the
 A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the
 SCP statements. Strips of the source have the leads that the target has, and one detector finds the
 beats of both. Between two databases of annotated beats, each beat is scored in its whole record.
-Nothing of the target chooses anything.
+No threshold and no setting comes from the target.
 """
 
 from functools import partial
@@ -75,7 +75,8 @@ MERGED_STATEMENTS = {
     "AFIB": "AFIB AFLT", "SVTAC": "SVTAC PSVT", "TAB_": "NDT NT_ TAB_ LOWT", "LVH": "LVH VCLVH",
 }
 SCORED_BY_MAXIMUM = ["PVC", "PAC"]   # a single beat shows them; other scores are means
-ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS; PTB-XL's NORM may have SBRAD
+ABNORMAL = "abnormal (shared labels)"   # any of SHARED_STATEMENTS
+# without SBRAD, because PTB-XL's NORM includes it
 SHARED_STATEMENTS = "PVC PAC CLBBB CRBBB PACE AFIB SVTAC BIGU TRIGU 2AVB WPW".split()
 MIN_PATIENTS = 5          # with a positive strip; fewer have no interval
 
@@ -148,10 +149,13 @@ def make_strips(data, leads, signals, truth, place, peaks=None):
 
 
 def merge_statements(table):
-    """Table with one column per statement: MERGED_STATEMENTS get the largest of their values."""
+    """Table with one column per statement: MERGED_STATEMENTS get the largest of their values.
+
+    An unknown one (NaN) stays unknown unless one of the others is 1.
+    """
     for name in table.columns.intersection(MERGED_STATEMENTS):
         largest = table.filter(MERGED_STATEMENTS[name].split()).max(axis=1)
-        table[name] = largest.where(table[name].notna() | (largest == 1))   # else unknown
+        table[name] = largest.where(table[name].notna() | (largest == 1))
 
 
 def with_abnormal(truth, normal):
@@ -178,7 +182,7 @@ class Result(NamedTuple):
 
 
 def score_strips(checkpoint, strips):
-    """Strips -> Result of those with a beat. A record in pieces has its largest score."""
+    """Strips -> Result of those with a beat. The score of a record is the maximum of its pieces."""
     recipe = checkpoint.recipe
     count = len(strips.truth)
     if not count:

@@ -2,7 +2,7 @@
 
 Reads   {dataset}_{model}_model.pth        from model_training.py
         {dataset}_*.npy                    all that the dataset's preprocess script writes
-Writes  {dataset}_{model}_metrics.json     every table that is printed, with the protocol
+Writes  {dataset}_{model}_metrics.json     all tables, with the protocol
         {dataset}_{model}_predictions.csv  one row per test row: truth, called, scores
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
                                            bxb, LightWAVE and wfdb.rdann: {record}.{model}
@@ -140,9 +140,9 @@ def score_rows(predictions, task=None):
 def class_metrics(truth, called, scores, weights):
     """Three (n, classes) tables, (b, n) weights -> dict of (class, metric) -> (b,) values.
 
-    Weights: ones for the metrics themselves, 0 and 1 for those of a group, how often each patient
-    was drawn for those of a resample. NaN if a metric is undefined, such as F1 without a row of
-    the class. A row whose truth is NaN is left out.
+    Weights: ones for the metrics themselves, how often each patient was drawn for those of a
+    resample. NaN if a metric is undefined, such as F1 without a row of the class. A row whose
+    truth is NaN is left out.
     """
     table = {}
     for name in truth:
@@ -550,22 +550,19 @@ def make_tables(scored, summary):
     return tables
 
 
-def task_tables(predictions, task, summary):
-    """Predictions of records, a task with its summary -> dict of heading -> table of all six."""
-    header = predictions.data.header
-    summaries = {task: summary}
-    for other in header.tasks:
-        if other != task:
-            summaries[other] = summarise_metrics(score_rows(predictions, other))
-    tasks = {
-        name: {
-            "records": summaries[name].loc[("all", "n"), "value"],
-            "classes": len(header.tasks[name]),
-            **summaries[name].loc[("all", "macro auc")]}
-        for name in header.tasks}
+def task_tables(predictions):
+    """Predictions of records -> dict of heading -> table of all six tasks."""
+    tasks = predictions.data.header.tasks
+    summaries = {task: summarise_metrics(score_rows(predictions, task)) for task in tasks}
+    aucs = {
+        task: {
+            "records": summary.loc[("all", "n"), "value"],
+            "classes": len(tasks[task]),
+            **summary.loc[("all", "macro auc")]}
+        for task, summary in summaries.items()}
     statements = summaries["all"].xs("auc", level=1).sort_values("value").dropna(subset="value")
     return {
-        "macro AUC of the benchmark's tasks": pd.DataFrame(tasks).T,
+        "macro AUC of the benchmark's tasks": pd.DataFrame(aucs).T,
         "AUC of every statement": statements,
     }
 
@@ -579,7 +576,7 @@ def main():
     summary = summarise_metrics(scored)
     tables = make_tables(scored, summary)
     if scored.data.kind == "records":
-        tables |= task_tables(predictions, TASK, summary)
+        tables |= task_tables(predictions)
     parts = ["metrics.json", "predictions.csv", "explanation.png"]
     with new_files(*(f"{DATASET}_{MODEL}_{part}" for part in parts)) as paths:
         paths[0].write_text(to_json({

@@ -66,8 +66,8 @@ RECIPES = {
         "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 6,
-        "batch_size": 256,           # rows per step
-        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle; or one
+        "batch_size": 256,           # rows per step and net
+        "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak; a number for all
         "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
         "statement_weight": 0.0,     # weight of a second loss, on the SCP statements
         "sizes": {
@@ -89,7 +89,7 @@ RECIPES = {
         "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 3,
-        "batch_size": 256,           # rows per step
+        "batch_size": 256,           # rows per step and net
         "learning_rate": {"cnn": 5e-3, "lstm": 3e-3, "mlp": 2e-3},   # peak of one cycle
         "class_weight_power": 0.25,  # a class of count c weighs 1 / c^power in the loss
         "statement_weight": 100.0,   # weight of a second loss, on the SCP statements
@@ -110,7 +110,7 @@ RECIPES = {
         "height_noise": 0.0,         # standard deviation of the log of a random factor
         "lead_dropout": 0.0,         # share of the training rows that keep one lead only
         "epochs": 24,
-        "batch_size": 128,           # rows per step
+        "batch_size": 128,           # rows per step and net
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
         "sizes": {
             "cnn": {"widths": [48, 96, 96, 192], "stem": (9, 2)},
@@ -129,7 +129,7 @@ RECIPES = {
         "height_noise": 0.35,        # standard deviation of the log of a random factor
         "lead_dropout": 0.25,        # share of the training rows that keep one lead only
         "epochs": 4,
-        "batch_size": 64,            # rows per step
+        "batch_size": 64,            # rows per step and net
         "learning_rate": {"cnn": 1e-2, "lstm": 5e-3, "mlp": 1e-2},   # peak of one cycle
         "sizes": {
             "cnn": {"widths": [24, 48, 48, 96], "stem": (9, 2)},
@@ -142,7 +142,7 @@ RECIPES = {
     },
 }
 
-# Least and largest value of settings; they are whole numbers if their least value is one.
+# Least and largest value of settings. If the least value is an int, they are whole numbers.
 LIMITS = {
     "epochs ensemble_size": (1, 10_000),
     "batch_size": (2, 1_000_000),
@@ -419,7 +419,7 @@ class Net(nn.Module):
         hidden_width = head["hidden_width"]
         self.flatten = self.deep = None
         inputs = 2 * width + 64
-        if flatten_width and steps:   # an mlp has no steps: its window is the whole beat
+        if flatten_width and steps:   # an mlp has mixed all samples of its window already
             inputs = flatten_width + 64
             self.flatten = nn.Sequential(
                 nn.Flatten(), nn.Dropout(0.25), nn.Linear(width * steps, flatten_width),
@@ -834,7 +834,7 @@ def warning_of(simulated):
 # ---- Main ----
 
 def called_classes(data, rows, recipe):
-    """Dataset of beats, training rows -> list of bool: classes with 20 beats of three patients."""
+    """Dataset of beats, training rows -> list of bool: 20 beats from each of three patients."""
     counts = pd.crosstab(data.labels[rows], data.patient[rows])
     patients = (counts >= 20).sum(axis=1)
     return [bool(patients.get(k, 0) >= 3) for k in range(len(recipe.classes))]
@@ -924,8 +924,8 @@ def train(data, device, settings, name):
     print(f"{name}, leads {leads}, on {device}. Rows:",
           *(f"{len(of_side):,} {side}" for side, of_side in rows.items()))
     print(check_patients(data, rows) + warning_of(data.header.simulated))
-    held_out = recipe.hold_out or data.kind == "records"   # these need thresholds
-    if len(rows["train"]) < 2 or (held_out and not len(rows["validation"])):
+    needs_validation = recipe.hold_out or data.kind == "records"   # for the thresholds
+    if len(rows["train"]) < 2 or (needs_validation and not len(rows["validation"])):
         raise SystemExit(f"too few labelled rows, see SPLIT, hold_out: {recipe.sides}")
 
     if data.kind == "beats":

@@ -108,7 +108,6 @@ ANNOTATION_FIELDS = [
     ("symbol", "U1"),
     ("aux", "U8"),       # note; of a rhythm annotation (+): "(AFIB"
     ("label", "i1"),     # of a beat: index into class_names; -1: no beat
-    ("row", "<i4"),      # of a beat: its row in the other arrays; -1: none
 ]
 
 
@@ -121,7 +120,7 @@ def check_choice(name, value, allowed):
 
 
 def check_number(name, value, least, largest):
-    """Constant, its value and range -> the value as int, or as float if `least` is one.
+    """Constant, its value and range -> the value as int, or as float if `least` is a float.
 
     Stops the run with one sentence if it is no such number.
     """
@@ -143,7 +142,7 @@ def as_names(constant, value):
 def lead_name(name):
     """Name of a lead in a header -> its usual name: "MLII", "DII", "ECG Lead 2", "ii" -> "II".
 
-    A name that tells no position, such as "ECG1" or "CH1", stays as it is.
+    A name that tells no position, such as "ECG1" or "ch1", stays but for the case.
     """
     name = name.strip().upper()
     form = re.fullmatch(
@@ -221,10 +220,10 @@ def signal_fields():
 
 
 def read_wfdb(read, path, **options):
-    """Reader of wfdb, path of a record, options -> what it reads, with two changes in wfdb 4.3.
+    """Reader of wfdb, path of a record, options -> what it reads.
 
-    Only four fields of the record line are read: wfdb refuses a date of another form than its own,
-    and the name of the signal file, as in Georgia. Headers are read seven times faster.
+    Reads around what wfdb 4.3 refuses in a record line: a date in another form, and the name of the
+    signal file as that of the record (E00001.mat in Georgia). Reads headers seven times faster.
     """
     parse = wfdb.io._header._parse_record_line
 
@@ -390,8 +389,8 @@ def find_beats(energy, rate):
 def recentre(signals, energy, peaks, rate):
     """(leads, samples) mV, its qrs_energy, (k,) rough positions of beats -> (k,) R peaks.
 
-    Moves each position to the largest energy within 0.12 s, and on to the largest deviation from
-    the local baseline within 0.06 s, in all by 0.15 s at most, as far as EC57 lets two beats match.
+    Moves each position to the largest energy within 0.12 s, then to the largest deviation from the
+    local baseline within 0.06 s. The sum is limited to 0.15 s, the match window of EC57.
     So it hardly matters where in a QRS complex a mark was put.
     """
     limit = int(0.15 * rate)
@@ -518,8 +517,8 @@ def cut_beats(signals, peaks, segment, wanted=True):
 def read_hours(record, columns, annotated):
     """Record, dict of lead_columns, (k,) annotated peaks -> voltage, unreadable, R peaks.
 
-    (samples, LEADS) mV; (pieces of 5 s,) mask; (m,). A piece with a missing sample is unreadable;
-    a noisy one is, too, if no annotator marked the beats.
+    (samples, LEADS) mV; (pieces of 5 s,) mask; (m,). A piece is unreadable if a sample of the first
+    lead is missing, or, if a detector finds the beats, if it is noisy.
     """
     voltage, peaks, pieces, missing = [], [], [], []
     for *hour, signals in read_signals(record, list(columns.values())):
@@ -567,7 +566,7 @@ def cut_record(folder, name):
 
 
 def label_beats(cut):
-    """CutRecord -> (m,) BEAT_FIELDS, (m,) labels; (k,) beat of each annotation, or -1.
+    """CutRecord -> (m,) BEAT_FIELDS, (m,) labels.
 
     A beat takes symbol and label of its annotation; a detected one, of its partner within 0.15 s.
     Without a partner it is "not a beat"; in ventricular flutter or without a reference it has no
@@ -585,8 +584,6 @@ def label_beats(cut):
         pairs = pair_beats(cut.marks["sample"][marked], sample, cut.record.rate)
         kept, partners = pairs[(pairs >= 0).all(axis=1)].T
         marked = marked[kept]
-    beat_of_mark = np.full(len(cut.marks), -1)
-    beat_of_mark[marked] = partners
     beats["symbol"][partners] = cut.marks["symbol"][marked]
     labels[partners] = cut.marks["label"][marked]
     is_rhythm = cut.marks["symbol"] == "+"
@@ -597,7 +594,7 @@ def label_beats(cut):
         if name == "NORM":   # an N beat of atrial fibrillation is not normal
             has_it &= np.isin(beats["rhythm"], ["(N", ""])
         beats["statements"][:, column] = np.where(has_it, 100, -1)
-    return beats, labels, beat_of_mark
+    return beats, labels
 
 
 def in_flutter(marks, sample):
@@ -607,7 +604,7 @@ def in_flutter(marks, sample):
 
 
 def usable_records(names, read, bad_records, left_out):
-    """Yields row and read(name) of each record; a damaged one stops the run or is counted."""
+    """Yields row and read(name) of each record; a damaged one stops the run or is skipped."""
     skipped = defaultdict(list)
     for row, name in enumerate(tqdm(names, desc="records", disable=None)):
         try:
@@ -635,13 +632,10 @@ def cut_records(names, append_beats, append_voltage):
     left_out = Counter()
     read = partial(cut_record, data_folder(DATA_DIR))
     for row, cut in usable_records(names, read, BAD_RECORDS, left_out):
-        of_record, label, beat_of_mark = label_beats(cut)
-        count_left_out(left_out, cut, label, beat_of_mark)
-        first = sum(map(len, labels))
-        rows = np.where(cut.written, first + np.cumsum(cut.written) - 1, -1)
+        of_record, label = label_beats(cut)
+        count_left_out(left_out, cut, of_record, label)
         append_beats(cut.beats)
         append_voltage(cut.voltage)
-        cut.marks["row"] = np.append(rows, -1)[beat_of_mark]
         cut.marks["record"] = of_record["record"] = len(records)
         labels.append(label[cut.written])
         beats.append(of_record[cut.written])
@@ -653,8 +647,8 @@ def cut_records(names, append_beats, append_voltage):
 def patient_of(name, comments):
     """Name of a record, comments of its header -> name of its patient.
 
-    "patient 7" and "Patient ID: x" name one, an age does not. A record that was made of one of
-    MIT-BIH has that one's patient: "record 118", 118e06 of NSTDB, sel100 of QTDB.
+    "patient 7" and "Patient ID: x" name one, "patient: 45 years" does not. A record that was made
+    of one of MIT-BIH has that one's patient: "record 118", 118e06 of NSTDB, sel100 of QTDB.
     """
     text = "\n".join([*comments, name])
     number = re.search(
@@ -692,15 +686,15 @@ def describe(name, cut):
 
 # ---- Report ----
 
-def count_left_out(left_out, cut, labels, beat_of_mark):
+def count_left_out(left_out, cut, beats, labels):
     """Adds to the Counter what was left out of one record, or replaced in it."""
-    missed = is_beat(cut.marks) & (beat_of_mark < 0)
+    missed = is_beat(cut.marks).sum() - np.sum(beats["symbol"] != "")
     lead = as_names("LEADS", LEADS)[0]
     left_out += Counter({
         "beats in unreadable signal, or too near to an end of a record to fill a segment":
             np.sum(~cut.written),
         "seconds of unreadable signal": PIECE * int(cut.unreadable.sum()),
-        "annotated beats that were not detected": np.sum(missed),
+        "annotated beats that were not detected": missed,
         "beats without a label": np.sum(cut.written & (labels < 0)),
         "records that lack one of the leads": int(None in cut.leads),
         f"records in which {cut.leads[0]} stands in for {lead}":
@@ -932,12 +926,16 @@ def main():
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     check_number("SAMPLING_RATE", SAMPLING_RATE, 50, 10_000)
     check_number("SEGMENT", SEGMENT, 10, 100_000)
+    check_number("PIECE", PIECE, 1, 60)
     leads = as_names("LEADS", LEADS)
     if NAME == "ptbxl":
         raise SystemExit("NAME = 'ptbxl': expected another name, this one has 12-lead records")
-    if not all(CLASSES.values()) or not {"NORM", "PVC", "PAC"} <= STATEMENTS.keys():
-        raise SystemExit(f"CLASSES = {CLASSES}, STATEMENTS = {STATEMENTS}: expected symbols for "
-                         "each class, and the statements NORM, PVC and PAC")
+    for name, table in {"CLASSES": CLASSES, "STATEMENTS": STATEMENTS}.items():
+        texts = table.values() if isinstance(table, dict) else [None]
+        if not all(isinstance(text, str) and text for text in texts):
+            raise SystemExit(f"{name} = {table!r}: expected a dict of texts, none of them empty")
+    if not {"NORM", "PVC", "PAC"} <= STATEMENTS.keys():
+        raise SystemExit(f"STATEMENTS = {STATEMENTS}: expected also NORM, PVC and PAC")
     if DOWNLOAD and NAME in DATABASES:
         download(data_folder(DATA_DIR), BASE_URL + DATABASES[NAME], "*.hea", "")
     parts = ["signals", "records", "labels", "metadata", "annotations", "header"]

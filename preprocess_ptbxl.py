@@ -11,7 +11,7 @@ Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the ord
                              beats (40,) int16 positions of the R peaks, then -1
         ptbxl_header.npy     JSON text: kind ("records"), class names, statement names, tasks,
                              leads, sampling rate, SHA-256 of the three arrays
-Takes   90 seconds for the 21,799 records at 100 Hz, plus the download.
+Takes   100 seconds for the 21,799 records at 100 Hz, plus the download.
 
 The database: Wagner et al., "PTB-XL, a large publicly available electrocardiography dataset",
 Scientific Data 7:154, 2020.
@@ -59,7 +59,8 @@ BASE_URL = "https://physionet-open.s3.amazonaws.com/"   # or "https://physionet.
 LEADS = "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6".split()
 SUPERCLASSES = ["NORM", "MI", "STTC", "CD", "HYP"]
 # Statement, SNOMED CT codes of the CinC Challenges that name the same, and abbreviations that stand
-# for them in public copies. TAB_ stands for any change of the T wave, LVH for VCLVH, too.
+# for them in public copies. TAB_ is any change of the T wave but inversion, LVH may be VCLVH: see
+# MERGED_STATEMENTS in cross_dataset_validation.py.
 SNOMED = """
 SR       426783006 Normal NSR SNR
 SBRAD    426177001 SB
@@ -143,8 +144,8 @@ def write_signals(names, path, left_out):
             append(pieces)
             rows.extend([row] * len(pieces))
             for piece in pieces:
-                # at most 40 in 10 s: find_beats gives none closer than 0.25 s to another
-                peaks = detect_beats(piece, SAMPLING_RATE)[:40]
+                # find_beats gives at most 40 in 10 s: none closer than 0.25 s to another
+                peaks = detect_beats(piece, SAMPLING_RATE)
                 beats.append(np.pad(peaks, (0, 40 - len(peaks)), constant_values=-1))
             simulated |= marked
     return rows, beats, simulated
@@ -223,8 +224,8 @@ def read_headers(left_out):
     """Comments Dx in the headers of DATA_DIR -> tables as from read_csv_files.
 
     All records are fold 0: test data. Sinus rhythm and nothing else counts as NORM. HR records are
-    PTB-XL's own. Unknown are all statements of a record without Dx, and those that no record of
-    its source has; a source is what begins with the same letters.
+    PTB-XL's own and are skipped. Statements are unknown (-2) if the record has no Dx, or if no
+    record of its source has them. The source is the letters that begin the record's name.
     """
     known = [line.split() for line in SNOMED.strip().splitlines()]
     statement_of = {code: name for name, *codes in known for code in codes}
@@ -260,7 +261,7 @@ def read_headers(left_out):
 
 def make_metadata(table, scp, left_out):
     """Tables of the records and of the statements -> metadata and labels of all records."""
-    left_out.update(f"unknown statements {code!r}" for codes in table["codes"]
+    left_out.update(f"codes without a statement {code!r}" for codes in table["codes"]
                     for code in codes if code not in scp.index)
     statements = pd.DataFrame(list(table["codes"]), columns=scp.index)
     statements = statements.fillna(-1).round().to_numpy(np.int8)   # -1: not stated

@@ -16,6 +16,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
 
+import numpy as np
 import simulate
 import wfdb
 
@@ -111,6 +112,22 @@ def write_ptbxl(folder, **settings):
     for path in sorted(Path(folder).rglob("*.hea"))[1:]:
         path.write_text(path.read_text().partition("#")[0])
     return table
+
+
+def rows_of_marks(data):
+    """Dataset of beats -> (k,) row of each annotation, the next one within 0.15 s, or -1."""
+    marks = data.annotations
+    rows = np.full(len(marks), -1)
+    for number, record in enumerate(data.header.records):
+        of_record = np.flatnonzero(data.metadata["record"] == number)
+        here = np.flatnonzero((marks["record"] == number) & (marks["label"] >= 0))
+        if len(of_record) and len(here):
+            beats = data.metadata["sample"][of_record] / data.rate
+            apart = np.abs(beats - marks["sample"][here, None] / record["rate"])
+            nearest = of_record[apart.argmin(axis=1)]
+            same = data.metadata["symbol"][nearest] == marks["symbol"][here]
+            rows[here] = np.where(same & (apart.min(axis=1) < 0.153), nearest, -1)
+    return rows
 
 
 # ---- Files ----

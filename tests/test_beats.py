@@ -7,7 +7,7 @@ import pytest
 import simulate
 import wfdb
 from conftest import MITBIH
-from harness import preprocess
+from harness import preprocess, rows_of_marks
 
 import preprocess_mitbih as stage
 
@@ -45,9 +45,10 @@ def test_every_complete_beat_is_a_row_and_nothing_else(database):
     expected = [(record, s, symbol) for record, annotations in database.items()
                 for s, symbol in zip(*annotations)]
     assert list(zip(names, marks["sample"], marks["symbol"])) == expected
-    is_row = marks["row"] >= 0
+    row = rows_of_marks(data)
+    is_row = row >= 0
     rows = marks[is_row]
-    assert rows["row"].tolist() == list(range(len(data.labels)))   # in order, each one once
+    assert row[is_row].tolist() == list(range(len(data.labels)))   # in order, each one once
     assert np.isin(rows["symbol"], BEATS).all()
     to_the_end = np.minimum(marks["sample"], 7200 - marks["sample"])
     assert is_row[np.isin(marks["symbol"], BEATS) & (to_the_end > 200)].all()
@@ -233,7 +234,7 @@ def test_a_detected_beat_without_a_mark_is_not_a_beat(pulses):
     assert np.flatnonzero(data.labels == 5).tolist() == [4, 30] == np.flatnonzero(
         data.metadata["symbol"] == "").tolist()
     assert data.labels[marked].tolist() == [2] + [0] * (len(marked) - 1)
-    assert data.annotations["row"].tolist() == marked.tolist()
+    assert rows_of_marks(data).tolist() == marked.tolist()
     np.testing.assert_array_equal(data.annotations["label"], data.labels[marked])
     norm, pvc = data.metadata["statements"][:, :2].T
     assert pvc.tolist() == [100] + [-1] * (len(pulses) - 1)
@@ -245,7 +246,7 @@ def test_a_mark_without_a_beat_is_missed_and_counted(pulses, capsys):
     simulate.write_marks(MITBIH, "p", marks, "N" * 10 + "V" + "N" * (len(pulses) - 10))
     data = preprocess(RECORDS=["p"], R_PEAKS="detected")
     np.testing.assert_array_equal(data.metadata["sample"], pulses)
-    assert data.annotations["row"].tolist() == np.insert(np.arange(len(pulses)), 10, -1).tolist()
+    assert rows_of_marks(data).tolist() == np.insert(np.arange(len(pulses)), 10, -1).tolist()
     missed = data.annotations[10]
     assert (missed["symbol"], missed["label"], missed["sample"]) == ("V", 2, marks[10])
     assert not data.labels.any()
@@ -258,7 +259,7 @@ def test_detected_beats_too_near_the_ends_have_no_row(work, capsys, mode):
     write_pulses(MITBIH, peaks, 360, 10)
     data = preprocess(RECORDS=["p"], R_PEAKS=mode)
     np.testing.assert_array_equal(data.metadata["sample"], peaks[1:-1])
-    assert data.annotations["row"].tolist() == [-1, 0, 1, 2, -1]
+    assert rows_of_marks(data).tolist() == [-1, 0, 1, 2, -1]
     printed = capsys.readouterr().out
     assert "2  beats in unreadable signal, or too near to an end of a record" in printed
     assert "not detected" not in printed
@@ -276,7 +277,7 @@ def test_in_flutter_a_detected_beat_without_a_mark_has_no_label(pulses, capsys, 
     expected[[6, 7] if end else [6, 7, 20]] = -1
     np.testing.assert_array_equal(data.labels, expected)
     flutter = data.annotations[np.isin(data.annotations["symbol"], ["[", "]"])]
-    assert (flutter["row"] == -1).all() and (flutter["label"] == -1).all()
+    assert (flutter["label"] == -1).all()
     assert f"{3 - bool(end)}  beats without a label" in capsys.readouterr().out
 
 
@@ -365,7 +366,7 @@ def test_another_database_is_resampled_with_its_annotations(work, capsys, mode, 
     np.testing.assert_allclose(data.metadata["sample"], peaks[beats] * 360 / rate, atol=2)
     np.testing.assert_array_equal(data.signals[:, 0].argmax(axis=1), 180)
     np.testing.assert_array_equal(data.annotations["sample"], peaks[marked])
-    np.testing.assert_array_equal(beats[data.annotations["row"]], marked)
+    np.testing.assert_array_equal(beats[rows_of_marks(data)], marked)
     np.testing.assert_array_equal(data.labels, np.where(np.isin(beats, marked), 0, 5))
     assert f"resampled from {rate} to 360 Hz" in capsys.readouterr().out
 
@@ -392,7 +393,7 @@ def test_a_long_record_is_the_same_as_in_one_piece(work, mode, shift):
                       LEADS="MLII")
     np.testing.assert_array_equal(data.metadata["sample"], peaks)
     np.testing.assert_array_equal(data.metadata["symbol"], symbols)
-    np.testing.assert_array_equal(data.annotations["row"], np.arange(len(peaks)))
+    np.testing.assert_array_equal(rows_of_marks(data), np.arange(len(peaks)))
     physical, _ = wfdb.rdsamp("long/p")
     voltage = physical[:, 0].astype(np.float32)
     np.testing.assert_array_equal(data.records[:, 0], voltage)

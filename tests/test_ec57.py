@@ -11,7 +11,7 @@ import simulate
 import wfdb
 from conftest import MITBIH
 from examples import NAMES, close, evaluate, score_test_rows
-from harness import contents, preprocess, train
+from harness import contents, preprocess, rows_of_marks, train
 from sklearn import metrics as sk
 
 import model_evaluation as stage
@@ -133,7 +133,7 @@ def missed_in_ds2(data):
     """Dataset -> number of annotated beats of DS2 without a row."""
     marks = data.annotations
     in_ds2 = np.array([record["subset"] == "DS2" for record in data.header.records])
-    return np.sum((marks["label"] >= 0) & (marks["row"] < 0) & in_ds2[marks["record"]])
+    return np.sum((marks["label"] >= 0) & (rows_of_marks(data) < 0) & in_ds2[marks["record"]])
 
 
 def test_annotation_files_hold_the_called_beats(trained):

@@ -195,7 +195,6 @@ def test_the_six_tasks_have_the_benchmarks_rows_and_classes(
 
     def summarise(scored):
         task = scored.title.split()[1]
-        assert task not in summaries   # each is computed once
         summaries[task] = original(scored)
         return summaries[task]
     original = stage.summarise_metrics

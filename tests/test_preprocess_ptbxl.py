@@ -110,7 +110,7 @@ def test_likelihood_zero_means_unknown_not_absent():
     mi = stage.SUPERCLASSES.index("MI")
     assert likelihoods[:, mi].tolist() == [0, -1, 80] and (likelihoods == -1).sum() == 13
     np.testing.assert_array_equal(metadata["superclasses"], likelihoods >= 0)
-    assert labels.tolist() == [mi, -1, mi] and left_out == {"unknown statements 'OTHER'": 1}
+    assert labels.tolist() == [mi, -1, mi] and left_out == {"codes without a statement 'OTHER'": 1}
 
 
 def test_the_order_of_the_table_does_not_change_the_outputs(work, table):
@@ -299,13 +299,13 @@ def test_the_headers_of_another_database_give_rows_statements_and_metadata(twelv
         assert metadata["superclasses"].tolist() == [int(normal), 0, 0, 0, 0]
         assert data.labels[row] == (0 if normal else -1)
     printed = [line.strip() for line in capsys.readouterr().out.splitlines()]
-    for line in ("1  records that are PTB-XL's own (HR)", "2  unknown statements '999'",
+    for line in ("1  records that are PTB-XL's own (HR)", "2  codes without a statement '999'",
                  "1  records, g1/C3 ...: it is shorter than 10 s",
                  "1  records, g2/I9 ...: it has the leads I II III aVR aVL aVF V1 V2 V3 V4 V5 V9, "
                  "but lacks some of LEADS",
                  "Wrote twelve_*.npy: signals, labels, metadata, header"):
         assert line in printed
-    assert sum("unknown" in line for line in printed) == 1   # a record without codes has none
+    assert sum("without a statement" in line for line in printed) == 1
 
 
 @pytest.mark.parametrize("rate", [100, 500])

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import simulate
-from harness import preprocess, put_invalid_sample
+from harness import preprocess, put_invalid_sample, rows_of_marks
 from test_beats import pulse_peaks, write_pulses
 
 import preprocess_mitbih as stage
@@ -71,7 +71,7 @@ def test_annotated_beats_stay_in_noise_and_detected_ones_do_not(work, bad):
     data, unreadable = run(R_PEAKS="detected")
     assert unreadable == [[30, 60]]
     outside = peaks // 360 // 30 != 1
-    np.testing.assert_array_equal(data.annotations["row"] >= 0, outside)
+    np.testing.assert_array_equal(rows_of_marks(data) >= 0, outside)
     assert not data.labels.any() and len(data.labels) == outside.sum()   # N
 
 
@@ -143,7 +143,7 @@ def test_one_missing_sample_takes_its_piece_alone(work, constants):
     expected[missing] = expected[[missing - 1, missing + 1]].mean()
     np.testing.assert_allclose(data.records[:, 0], expected, atol=1e-6)
     if not constants:
-        np.testing.assert_array_equal(data.annotations["row"] >= 0, outside)
+        np.testing.assert_array_equal(rows_of_marks(data) >= 0, outside)
 
 
 @pytest.mark.parametrize("second", [0, 3595, 3605, 7209.99])   # two are read with both hours

@@ -294,7 +294,7 @@ def ensemble(members):
     scored = model_evaluation.score_rows(together, task)
     summary = model_evaluation.summarise_metrics(scored)
     tables = model_evaluation.make_tables(scored, summary)
-    tables |= model_evaluation.task_tables(together, task, summary)
+    tables |= model_evaluation.task_tables(together)
     return json.loads(model_evaluation.to_json({"tables": tables}))
 
 
