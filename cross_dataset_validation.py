@@ -12,7 +12,7 @@ MIT-BIH and PTB-XL meet in strips of 10 s: the PTB-XL records, and pieces of the
 A beat model scores a strip by its beats, a PTB-XL model by its crops, each by its outputs for the
 SCP statements. Strips of the source have the leads that the target has, and one detector finds the
 beats of both. Between two databases of annotated beats, each beat is scored in its whole record.
-No threshold and no setting comes from the target.
+No label of the target sets a threshold.
 """
 
 from functools import partial
@@ -182,7 +182,10 @@ class Result(NamedTuple):
 
 
 def score_strips(checkpoint, strips):
-    """Strips -> Result of those with a beat. The score of a record is the maximum of its pieces."""
+    """Checkpoint, strips -> Result: of a beat model, of those with a beat.
+
+    The score of a record is the maximum of its pieces.
+    """
     recipe = checkpoint.recipe
     count = len(strips.truth)
     if not count:
@@ -200,8 +203,8 @@ def score_strips(checkpoint, strips):
         truth=truth.groupby(pieces, sort=False).max().reset_index(drop=True),
         scores=scores.groupby(pieces, sort=False).max().reset_index(drop=True),
         place=place.drop_duplicates(["record", "sample"], ignore_index=True),
-        note=f"{strips.note}; {strips.rate} to {recipe.rate} Hz; beats found in "
-             f"{len(scores):,} of {count:,} pieces of 10 s")
+        note=f"{strips.note}; {strips.rate} to {recipe.rate} Hz; "
+             f"{len(scores):,} of {count:,} pieces of 10 s scored")
 
 
 def shared_leads(checkpoint, target):
@@ -231,9 +234,9 @@ def answers(logits):
 def choose_thresholds(validation, names):
     """Result of strips of the source, names of questions -> their thresholds.
 
-    The specificity is 0.9 there. Strips that are abnormal otherwise weigh as much as the others,
-    because another database has another share of them. If that leaves a sensitivity below 0.9, on
-    MIN_PATIENTS or more, the threshold is lowered until it is 0.9.
+    The threshold gives a specificity of 0.9. Negatives with another abnormality weigh as much as
+    the rest, because the ratio differs between databases. If MIN_PATIENTS or more have the finding
+    and the sensitivity is below 0.9, the threshold is lowered until it is 0.9.
     """
     thresholds = {}
     for name in names:
@@ -339,10 +342,10 @@ def call_rhythm(beats, data, model):
     high and the RR intervals between N beats are irregular, in most of three strips.
     """
     start = beats["time"].astype(int) // 10 * 10
-    rate = 60 / beats["RR"].groupby(start).median()
-    rhythm = pd.Series("N", rate.index)
-    rhythm[rate < 60] = "SBRAD"
-    rhythm[rate > 100] = "STACH"
+    heart_rate = 60 / beats["RR"].groupby(start).median()
+    rhythm = pd.Series("N", heart_rate.index)
+    rhythm[heart_rate < 60] = "SBRAD"
+    rhythm[heart_rate > 100] = "STACH"
     if model:
         strips = mitbih_strips(data, beats["record"].unique(), shared_leads(model, data))
         if len(strips.truth):
@@ -351,7 +354,7 @@ def call_rhythm(beats, data, model):
             ectopic = beats["symbol"] != "N"
             normal = beats["RR"].mask(ectopic | ectopic.shift(fill_value=False))
             change = (normal.diff().abs() / normal).groupby(start).median()
-            is_af = (score.reindex(rate.index) > AF_LOG_ODDS) & (change > 0.04)
+            is_af = (score.reindex(rhythm.index) > AF_LOG_ODDS) & (change > 0.04)
             rhythm[median_filter(is_af, 3)] = "AFIB"
     return rhythm
 
@@ -377,7 +380,7 @@ def hourly_table(beats, rhythm, record, rate):
     minutes = readable.groupby(readable.index // 3600).sum() / 60
     hours = pd.DataFrame({"minutes analysed": minutes}).join([
         table.groupby(hour).sum(), of_strips.groupby(rhythm.index // 3600).sum()])
-    return hours.fillna(0).assign(rate=60 / beats["RR"].groupby(hour).mean())
+    return hours.fillna(0).assign(heart_rate=60 / beats["RR"].groupby(hour).mean())
 
 
 def marks_of(record, rhythm):

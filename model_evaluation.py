@@ -292,7 +292,7 @@ def beat_counts(data, beats, records, start):
     Columns: class of the reference and of the call: "Vn"; "On": no beat there; "Vo": missed. The
     counts of `bxb` of the WFDB software, for files in these classes: e j n are N, not S.
     """
-    letters = np.array([*data.header.symbols, "O"])   # -1 takes the last one
+    letters = np.array(data.header.symbols)
     counts = {}
     for number, record in enumerate(data.header.records):
         if record["name"] not in records:
@@ -301,7 +301,7 @@ def beat_counts(data, beats, records, start):
         marks = data.annotations[data.annotations["record"] == number]
         reference = marks[is_beat(marks) & ~in_flutter(marks, marks["sample"])]
         pairs = pair_beats(reference["sample"], called["sample"], record["rate"], start)
-        true = np.append(letters[reference["label"]], "O")[pairs[:, 0]]
+        true = np.append(letters[reference["label"]], "O")[pairs[:, 0]]   # -1 takes the last one
         call = np.append(called["symbol"], "O")[pairs[:, 1]]
         sample = np.append(called["sample"], 0)[pairs[:, 1]]
         counted = (true != "O") | ~in_flutter(marks, sample)
@@ -539,11 +539,9 @@ def make_tables(scored, summary):
             names[scored.probability[one_label].argmax(axis=1)],
             rownames=["true"], colnames=["most probable"]),
     }
-    if scored.data.kind == "records":
-        return tables
-    if scored.data.header.symbols == [*"NSVFQ"]:
+    if scored.data.kind == "beats" and scored.data.header.symbols == [*"NSVFQ"]:
+        records = np.unique(scored.data.record[scored.rows])
         for start in (0, 5):
-            records = np.unique(scored.data.record[scored.rows])
             counts = beat_counts(scored.data, scored.beats, records, 60 * start)
             tables[f"EC57 from {start}:00"] = ec57_table(counts)
             tables[f"beats counted from {start}:00, reference and call"] = counts

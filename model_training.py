@@ -77,7 +77,7 @@ RECIPES = {
         },
         "head": {"flatten_width": 64, "hidden_width": 0, "dropout": 0.25},   # see Net
         "ensemble_size": 5,          # nets side by side, see Ensemble
-        "hold_out": False,           # True: validation records or fold do not train
+        "hold_out": False,           # True: VALIDATION_RECORDS do not train
     },
     "mitbih_strips": {
         "leads": "II V1",            # what the net sees
@@ -100,7 +100,7 @@ RECIPES = {
         },
         "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.5},   # see Net
         "ensemble_size": 5,          # nets side by side, see Ensemble
-        "hold_out": True,            # True: validation records or fold do not train
+        "hold_out": True,            # True: VALIDATION_RECORDS do not train
     },
     "ptbxl": {
         "leads": "I II III AVR AVL AVF V1 V2 V3 V4 V5 V6",
@@ -119,7 +119,7 @@ RECIPES = {
         },
         "head": {"flatten_width": 0, "hidden_width": 0, "dropout": 0.25},   # see Net
         "ensemble_size": 1,          # nets side by side, see Ensemble
-        "hold_out": True,            # True: validation records or fold do not train
+        "hold_out": True,            # must be True: the fold sets the thresholds
     },
     "ptbxl_strips": {
         "leads": "II V1",            # what the net sees
@@ -138,7 +138,7 @@ RECIPES = {
         },
         "head": {"flatten_width": 0, "hidden_width": 128, "dropout": 0.0},   # see Net
         "ensemble_size": 3,          # nets side by side, see Ensemble
-        "hold_out": True,            # True: validation records or fold do not train
+        "hold_out": True,            # must be True: the fold sets the thresholds
     },
 }
 
@@ -166,7 +166,7 @@ def choose_sides(data, split):
     if data.name == "mitbih" and np.size(VALIDATION_RECORDS):
         names = {*as_names("VALIDATION_RECORDS", VALIDATION_RECORDS)} & {*side_of}
         others = [name for name in names if side_of[name] != "train"]
-        if others and split != "all":   # if hold_out is False, they train
+        if others and split != "all":   # without hold_out, they would train
             raise SystemExit(f"VALIDATION_RECORDS: {', '.join(sorted(others))} are not of DS1")
         side_of |= dict.fromkeys(names, "validation")
     if split == "all":
@@ -288,7 +288,7 @@ def record_features(peaks, rate):
 
 
 def relative_beats(signals, recipe):
-    """(n, leads, samples) mV, all beats of a record -> (n, 2 * leads, crop) float32.
+    """(n, leads, samples) mV, all beats of a context -> (n, 2 * leads, crop) float32.
 
     The middle of the beats, scaled by the height of the median beat, then their differences from
     it. The median beat needs no labels, only the positions of all beats, as in Holter analysis.
@@ -306,10 +306,10 @@ def relative_beats(signals, recipe):
 
 
 def rr_intervals(peaks, rate):
-    """(k,) R peaks of a record -> (k, 20) s: the ten RR intervals before and after each beat.
+    """(k,) R peaks -> (k, 20) s: the ten RR intervals before and after each beat.
 
-    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends of the record and above
-    3 s, over a gap or a pause. The least is 0.1 s.
+    Column 9 ends at the beat, column 10 starts there. NaN beyond the ends and above 3 s, over a gap
+    or a pause. The least is 0.1 s.
     """
     edge = np.full(10, np.nan)
     intervals = (np.diff(peaks) / rate).clip(0.1)
@@ -318,11 +318,11 @@ def rr_intervals(peaks, rate):
 
 
 def rhythm_features(rr):
-    """(n, 20) s, rr_intervals of a record -> (n, 25) float32 features, without labels.
+    """(n, 20) s, rr_intervals of a context -> (n, 25) float32 features, without labels.
 
-    Log ratios of the 5 RR intervals before and the 5 after each beat to the record's median; of
-    the intervals around the beat to each other and to the mean of those before; of that mean to
-    the median; the two intervals in s; the spread of the last ones; the record's quantiles over
+    Log ratios of the 5 RR intervals before and the 5 after each beat to the context's median; of
+    the intervals around the beat to each other and to the mean of the nine before them; of that
+    mean to the median; the two intervals in s; the spread of the nine; the context's quantiles over
     its median, and the beat's interval over the quantiles. The last two tell an early beat of a
     regular rhythm from atrial fibrillation. A missing interval counts as the median.
     """

@@ -43,7 +43,7 @@ from tqdm import tqdm
 # data
 NAME = "mitbih"           # prefix of the files; with another name, all records are test data
 DATA_DIR = "mit-bih-arrhythmia-database-1.0.0"   # folder with the WFDB files
-RECORDS = "all"           # "all": those listed in DATA_DIR/RECORDS, or names: ["100", "101"]
+RECORDS = "all"           # "all": those in the file RECORDS, else all .hea files; or names
 SAMPLING_RATE = 360       # Hz of the arrays; records of another rate are resampled
 BAD_RECORDS = "stop"      # "stop" the run at a damaged record, or "skip" and count it
 
@@ -66,11 +66,10 @@ R_PEAKS = "annotated"     # "annotated", or "detected" in the signals
 # as in 102 and 104. Other missing leads are 0 mV.
 LEADS = ["MLII", "V1"]
 SEGMENT = 360             # samples per beat, half of them before the R peak: 1 s at 360 Hz
-PIECE = 5                 # s: signal quality is judged in pieces of this length
 
 # Classes of ANSI/AAMI EC57 -> symbols of beats; a call is written as the first one. Escape beats
 # (e, j, n) belong to N, not to S. The symbols B, n, r and ? occur in sister databases only. Other
-# symbols mark rhythm, noise or flutter waves, no beats: + ~ | x [ ! ] "
+# symbols mark rhythm, noise, flutter waves, blocked P waves or comments: + ~ | [ ! ] x "
 CLASSES = {"N": "NLRBejn", "S": "SAaJ", "V": "VEr", "F": "F", "Q": "Q/f?"}
 
 # SCP statement of PTB-XL -> the MIT-BIH symbols and rhythms that mean the same.
@@ -222,8 +221,8 @@ def signal_fields():
 def read_wfdb(read, path, **options):
     """Reader of wfdb, path of a record, options -> what it reads.
 
-    Reads around what wfdb 4.3 refuses in a record line: a date in another form, and the name of the
-    signal file as that of the record (E00001.mat in Georgia). Reads headers seven times faster.
+    Drops date and time, and the ending of the record's name (E00001.mat in Georgia): wfdb 4.3
+    refuses some of them and has no option for that. Reads headers seven times faster.
     """
     parse = wfdb.io._header._parse_record_line
 
@@ -456,7 +455,7 @@ def describe_pieces(energy, rate):
 
     Regularity is the largest autocorrelation at 0.2 to 1.5 s.
     """
-    length = PIECE * rate
+    length = 5 * rate
     pieces = np.pad(energy, (0, -len(energy) % length), mode="reflect").reshape(-1, length)
     centred = pieces - pieces.mean(axis=1, keepdims=True)
     power = np.abs(np.fft.rfft(centred, 2 * length)) ** 2
@@ -469,8 +468,8 @@ def find_unreadable(largest, median, regularity):
     """describe_pieces of a record -> (pieces of 5 s,) mask of those that cannot be read.
 
     Noise is irregular, and its median energy is nearly half of the largest; in an ECG it is far
-    below. A piece is unreadable if its median is above 0.3 of the usual QRS. A loose electrode has
-    less, but no QRS in most of five pieces. So has asystole of that length.
+    below. An irregular piece is unreadable if its median exceeds 0.3 of the usual QRS (noise), or
+    if most of five pieces around it are irregular without a QRS (a loose electrode, or asystole).
     """
     is_ecg = median < 0.3 * largest
     usual = np.median(largest[is_ecg]) if is_ecg.any() else 0
@@ -499,7 +498,7 @@ def is_detected():
 
 
 def class_names():
-    """Names of the classes; a detector adds what is no beat."""
+    """Names of the classes; with a detector and a reference also "not a beat"."""
     return [*CLASSES] + ["not a beat"] * (is_detected() and ANNOTATOR is not None)
 
 
@@ -524,7 +523,7 @@ def read_hours(record, columns, annotated):
     for *hour, signals in read_signals(record, list(columns.values())):
         start, stop, first = (round(sample * SAMPLING_RATE / record.rate) for sample in hour)
         gaps = np.flatnonzero(np.isnan(signals[0]))
-        missing.append((hour[2] + gaps) // (PIECE * record.rate))
+        missing.append((hour[2] + gaps) // (5 * record.rate))
         filled = pd.DataFrame(signals.T).interpolate(limit_direction="both").fillna(0)
         signals = resample(filled.to_numpy().T, record.rate, SAMPLING_RATE)
         lead = signals[:1]   # one lead finds the beats: with V1, P waves are found too
@@ -554,14 +553,14 @@ def cut_record(folder, name):
     leads = as_names("LEADS", LEADS)
     columns = {0: 0} | lead_columns(record.leads, leads)   # the first signal stands in
     voltage, unreadable, peaks = read_hours(record, columns, annotated)
-    is_readable = ~unreadable[peaks // (PIECE * SAMPLING_RATE)]
+    is_readable = ~unreadable[peaks // (5 * SAMPLING_RATE)]
     beats, written = cut_beats(voltage.T, peaks, SEGMENT, is_readable)
     height = np.median(np.ptp(beats[:, 0], axis=1)) if len(beats) else 0
     if height > 20:
         raise ValueError(f"its median QRS is {height:,.0f} mV high: expected about 1 mV. If the "
                          "values are uV, write uV into the header, a factor of 1000")
-    leads = [index in columns and record.leads[columns[index]] or None
-             for index in range(len(leads))]
+    signals = dict(enumerate(record.leads))
+    leads = [signals.get(columns.get(index)) for index in range(len(leads))]
     return CutRecord(record, leads, marks, voltage, unreadable, peaks, written, beats)
 
 
@@ -661,16 +660,15 @@ def patient_of(name, comments):
         r"(?i)\brecord (\d{3})\b(?! of )"
         r"|\bsel(\d{3})\b|\b(\d{3})e(?:\d\d|_6)\b", text)
     original = made_of[made_of.lastindex] if made_of else name
-    is_mitbih = made_of or NAME == "mitbih"
-    if not is_mitbih or original not in " ".join(SUBSETS.values()).split():
-        return name
-    return original.replace("202", "201")   # one patient, on both sides of the standard split
+    if (made_of or NAME == "mitbih") and original in " ".join(SUBSETS.values()).split():
+        return original.replace("202", "201")   # one patient, on both sides of the standard split
+    return name
 
 
 def describe(name, cut):
-    """Name of a record, CutRecord -> its line in the dataset's header."""
+    """Name of a record, CutRecord -> its entry in the dataset's header."""
     subset_of = {name: subset for subset, names in SUBSETS.items() for name in names.split()}
-    edges = PIECE * np.flatnonzero(np.diff(np.pad(cut.unreadable.astype(int), 1)))
+    edges = 5 * np.flatnonzero(np.diff(np.pad(cut.unreadable.astype(int), 1)))
     edges = edges.clip(max=len(cut.voltage) // SAMPLING_RATE)
     return {
         "name": name,
@@ -693,7 +691,7 @@ def count_left_out(left_out, cut, beats, labels):
     left_out += Counter({
         "beats in unreadable signal, or too near to an end of a record to fill a segment":
             np.sum(~cut.written),
-        "seconds of unreadable signal": PIECE * int(cut.unreadable.sum()),
+        "seconds of unreadable signal": 5 * int(cut.unreadable.sum()),
         "annotated beats that were not detected": missed,
         "beats without a label": np.sum(cut.written & (labels < 0)),
         "records that lack one of the leads": int(None in cut.leads),
@@ -844,7 +842,7 @@ def record_voltage(data, number):
 
 
 def lead_note(data, wanted, records):
-    """Dataset, leads of a model, names of records -> which signals stand in for these leads."""
+    """Dataset, leads of a model, names of records -> "; CH1 stands in for MLII", or empty."""
     columns = lead_columns(data.leads, wanted) or {0: 0}
     signals = [record["leads"] for record in getattr(data.header, "records", [])
                if record["name"] in records]
@@ -921,21 +919,25 @@ def fetch_file(server, url, path, is_right):
 
 # ---- Main ----
 
+def check_symbols():
+    """Stops the run with one sentence if CLASSES or STATEMENTS is not as expected."""
+    for name, table in {"CLASSES": CLASSES, "STATEMENTS": STATEMENTS}.items():
+        if not (isinstance(table, dict) and all(
+                isinstance(symbols, str) and symbols for symbols in table.values())):
+            raise SystemExit(f"{name} = {table!r}: expected a dict of texts, none of them empty")
+    if not {"NORM", "PVC", "PAC"} <= STATEMENTS.keys():
+        raise SystemExit(f"STATEMENTS = {STATEMENTS}: expected also NORM, PVC and PAC")
+
+
 def main():
     check_choice("R_PEAKS", R_PEAKS, ["annotated", "detected"])
     check_choice("BAD_RECORDS", BAD_RECORDS, ["stop", "skip"])
     check_number("SAMPLING_RATE", SAMPLING_RATE, 50, 10_000)
     check_number("SEGMENT", SEGMENT, 10, 100_000)
-    check_number("PIECE", PIECE, 1, 60)
     leads = as_names("LEADS", LEADS)
     if NAME == "ptbxl":
         raise SystemExit("NAME = 'ptbxl': expected another name, this one has 12-lead records")
-    for name, table in {"CLASSES": CLASSES, "STATEMENTS": STATEMENTS}.items():
-        texts = table.values() if isinstance(table, dict) else [None]
-        if not all(isinstance(text, str) and text for text in texts):
-            raise SystemExit(f"{name} = {table!r}: expected a dict of texts, none of them empty")
-    if not {"NORM", "PVC", "PAC"} <= STATEMENTS.keys():
-        raise SystemExit(f"STATEMENTS = {STATEMENTS}: expected also NORM, PVC and PAC")
+    check_symbols()
     if DOWNLOAD and NAME in DATABASES:
         download(data_folder(DATA_DIR), BASE_URL + DATABASES[NAME], "*.hea", "")
     parts = ["signals", "records", "labels", "metadata", "annotations", "header"]

@@ -1,7 +1,7 @@
 """Gathers the 12-lead records of PTB-XL with their statements and superclasses.
 
 Reads   DATA_DIR/ptbxl_database.csv, scp_statements.csv and the WFDB records of SAMPLING_RATE;
-        fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz)
+        fetched if missing (0.5 GB at 100 Hz, 2.6 GB at 500 Hz). LABELS = "header": .hea files
 Writes  ptbxl_signals.npy    (n, 12, samples) float32 mV: 10 s, leads in the order of LEADS
         ptbxl_labels.npy     (n,) int64: one superclass per record, -1: none
         ptbxl_metadata.npy   (n,) structured: record, patient, fold,
@@ -107,10 +107,10 @@ SCP_COLUMNS = ["diagnostic", "form", "rhythm", "diagnostic_class", "diagnostic_s
 # ---- Signals ----
 
 def read_record(folder, name):
-    """Folder and name of a WFDB record -> (k, 12, samples) float32 mV, whether it is simulated.
+    """Folder and name of a record -> its k pieces of 10 s, (k, 12, samples) float32 mV; simulated.
 
-    These are its pieces of 10 s. The last two may overlap. Raises ValueError with one sentence if
-    the record is damaged or not as the constants say.
+    The last two pieces may overlap. `simulated`: whether the header says so. Raises ValueError with
+    one sentence if the record is damaged or not as the constants say.
     """
     record = read_header(folder / name)
     if record.samples > 3600 * record.rate:
@@ -234,8 +234,8 @@ def read_headers(left_out):
     rows = {}
     used = defaultdict(set)
     for name in header_names(folder):
-        source = re.match("[A-Za-z]*", Path(name).name)[0]
-        if re.fullmatch(r"HR\d{5}", Path(name).name):
+        stem = Path(name).name
+        if re.fullmatch(r"HR\d{5}", stem):
             left_out["records that are PTB-XL's own (HR)"] += 1
             continue
         text = (folder / f"{name}.hea").read_text(errors="replace")
@@ -246,6 +246,7 @@ def read_headers(left_out):
             left_out["records without a diagnosis (Dx)"] += 1
         if list(codes) == ["SR"]:
             codes["NORM"] = 100
+        source = re.match("[A-Za-z]*", stem)[0]
         used[source].update(codes)
         rows[name] = {"filename": name, "patient_id": name, "codes": codes, "strat_fold": 0,
                       "source": source}

@@ -49,7 +49,7 @@ def test_events_are_counted_by_hour():
     beats = pd.concat([first, end], ignore_index=True)
     table = stage.hourly_table(beats, rhythm, record, 100)
     assert table.index.tolist() == [0, 1, 2, 3]
-    rate = table.pop("rate")
+    rate = table.pop("heart_rate")
     np.testing.assert_allclose(rate, [60 / (9.5 / 17), 60 / 1.75, np.nan, 60])
     assert table["minutes analysed"].tolist() == [50, 60, 0, 10]
     columns = ["beats", "pauses", *(f"{symbol} {kind}" for symbol in "SV"
@@ -67,7 +67,7 @@ def test_a_recording_without_a_beat_has_its_hours():
     rhythm = stage.call_rhythm(beats, None, None)
     record = {"samples": 500_000, "unreadable": [[0, 5000]]}
     table = stage.hourly_table(beats, rhythm, record, 100)
-    assert table.index.tolist() == [0, 1] and table.pop("rate").isna().all()
+    assert table.index.tolist() == [0, 1] and table.pop("heart_rate").isna().all()
     assert (table == 0).all(axis=None) and len(table.columns) == 10
 
 

@@ -249,8 +249,8 @@ def model_and_strips(trained, source):
 
 
 @pytest.mark.parametrize("source, note", [
-    ("mitbih", "MLII V1; 360 to 360 Hz; beats found in 12 of 12"),
-    ("ptbxl", "II V1; 100 to 100 Hz; beats found in 31 of 31")])
+    ("mitbih", "MLII V1; 360 to 360 Hz; 12 of 12"),
+    ("ptbxl", "II V1; 100 to 100 Hz; 31 of 31")])
 def test_a_strips_score_is_the_mean_or_the_largest_log_odds_of_its_beats_or_crops(
         trained, source, note):
     checkpoint, strips = model_and_strips(trained, source)
@@ -272,7 +272,7 @@ def test_a_strips_score_is_the_mean_or_the_largest_log_odds_of_its_beats_or_crop
         assert set(result.scores) == {*expected.index, stage.ABNORMAL}
         np.testing.assert_allclose(
             result.scores.loc[row, expected.index], expected, rtol=1e-4, atol=1e-5)
-    assert result.note == f"{note} pieces of 10 s"
+    assert result.note == f"{note} pieces of 10 s scored"
 
 
 def test_scores_do_not_depend_on_other_strips_and_a_strip_without_beats_has_none(trained):
@@ -280,7 +280,7 @@ def test_scores_do_not_depend_on_other_strips_and_a_strip_without_beats_has_none
     whole = stage.score_strips(checkpoint, strips)
     strips.peaks[3] = strips.peaks[3][:0]
     fewer = stage.score_strips(checkpoint, strips)
-    assert fewer.note.endswith("; beats found in 11 of 12 pieces of 10 s")
+    assert fewer.note.endswith("; 11 of 12 pieces of 10 s scored")
     pd.testing.assert_frame_equal(fewer.truth, whole.truth.drop(3).reset_index(drop=True))
     pd.testing.assert_frame_equal(fewer.place, whole.place.drop(3).reset_index(drop=True))
     np.testing.assert_allclose(fewer.scores, whole.scores.drop(3), atol=1e-5)
