@@ -123,10 +123,12 @@ def rows_of_marks(data):
         here = np.flatnonzero((marks["record"] == number) & (marks["label"] >= 0))
         if len(of_record) and len(here):
             beats = data.metadata["sample"][of_record] / data.rate
-            apart = np.abs(beats - marks["sample"][here, None] / record["rate"])
-            nearest = of_record[apart.argmin(axis=1)]
-            same = data.metadata["symbol"][nearest] == marks["symbol"][here]
-            rows[here] = np.where(same & (apart.min(axis=1) < 0.153), nearest, -1)
+            marked = marks["sample"][here] / record["rate"]
+            middle = (beats[1:] + beats[:-1]) / 2
+            nearest = np.searchsorted(middle, marked)
+            same = data.metadata["symbol"][of_record[nearest]] == marks["symbol"][here]
+            close = np.abs(beats[nearest] - marked) < 0.153
+            rows[here] = np.where(same & close, of_record[nearest], -1)
     return rows
 
 
