@@ -411,7 +411,7 @@ def plot_recording(record, beats, rhythm, title, path):
         marker = "." if symbol == "N" else f"${symbol}$"
         axis.scatter(of_class["time"] / 60, of_class["RR"].clip(upper=2.5), marker=marker)
     axis.set(xlabel="time (min)", ylabel="RR interval (s)", ylim=(0, 2.5))
-    save_figure(figure, f"{title}. Grey: unreadable. Red: atrial fibrillation", path)
+    save_figure(figure, f"{title}. Grey: unreadable", path)
 
 
 def annotate(predictions, name):
@@ -434,6 +434,7 @@ def annotate(predictions, name):
             marks.append(marks_of(record, rhythm if model else rhythm[:0]))
             if number < len(pictures):
                 title = record["name"] + lead_note(data, leads, [record["name"]])
+                title += ". Red: atrial fibrillation" if model else ""
                 plot_recording(record, beats, rhythm, title, paths[2 + number])
         beats = pd.concat(tables)
         beats.to_csv(paths[0], index=False, float_format="%.4f")

@@ -7,7 +7,7 @@ Writes  {dataset}_{model}_metrics.json     all tables, with the protocol
         {dataset}_{model}_annotations/     MIT-BIH: the called beats of each test record, for
                                            bxb, LightWAVE and wfdb.rdann: {record}.{model}
         {dataset}_{model}_explanation.png  a test ECG per class, with its attribution
-Takes   15 s on two cores, PTB-XL a minute.
+Takes   20 s on two cores, PTB-XL half a minute.
 """
 
 import json

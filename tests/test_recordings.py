@@ -169,13 +169,13 @@ def test_a_picture_shows_pauses_at_its_upper_edge_and_what_cannot_be_read(work, 
     record = {"name": "a", "unreadable": [[60, 120]]}
     rhythm = pd.Series({0: "N", 10: "AFIB"})
     stage.plot_recording(record, beats, rhythm, "a, CH1", work / "a.png")
-    rr, = figures["a, CH1. Grey: unreadable. Red: atrial fibrillation"].axes
+    rr, = figures["a, CH1. Grey: unreadable"].axes
     normal, ventricular = (points.get_offsets() for points in rr.collections)
     assert ventricular[:, 1].tolist() == [2.5] and normal[1:, 1].tolist() == [1, 1]
     spans = [(patch.get_x(), patch.get_width()) for patch in rr.patches]
     np.testing.assert_allclose(spans, [(1, 1), (1 / 6, 1 / 6)])   # min
     stage.plot_recording(record, beats[:0], rhythm[:0], "b", work / "b.png")
-    empty, = figures["b. Grey: unreadable. Red: atrial fibrillation"].axes
+    empty, = figures["b. Grey: unreadable"].axes
     assert not empty.collections
 
 
@@ -206,7 +206,14 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
         trained("ptbxl", "mlp")
     before = set(contents("."))
     capsys.readouterr()
+    titles = []
+
+    def plot(*arguments):
+        titles.append(arguments[3])
+        original(*arguments)
+    original = stage.plot_recording
     run_stage(stage, TEST_DATASET="own", MODEL="mlp", PICTURES=2, AF_LOG_ODDS=-99,
+              plot_recording=plot,
               call_classes=lambda data, rows, *_: np.where(rows % 10 == 9, 2, 0))
     printed = capsys.readouterr().out
     name = "mitbih_to_own_mlp"
@@ -218,6 +225,7 @@ def test_recordings_without_annotations_are_called_and_not_scored(trained, capsy
     assert "No reference (ANNOTATOR = None): nothing was scored" in printed
     without = "ptbxl_mlp_strips_model.pth is not in this folder: nothing looked for atrial fibrill"
     assert (without in printed) != with_strips
+    assert ["Red: atrial fibrillation" in title for title in titles] == [with_strips] * 2
     for record in ("left", "right"):
         assert Path(f"{name}_{record}.png").read_bytes()[:4] == b"\x89PNG"
 
@@ -274,7 +282,7 @@ def test_tables_and_pictures_name_a_signal_that_stands_in(trained, capsys, figur
     assert ("\ncalls by hour, the first 48 rows; CH1 stands in for MLII\n"
             in capsys.readouterr().out)
     assert list(figures) == [
-        f"{title}. Grey: unreadable. Red: atrial fibrillation" for title in titles]
+        f"{title}. Grey: unreadable" for title in titles]
 
 
 def test_files_of_earlier_recordings_are_removed(trained, figures):

@@ -285,7 +285,8 @@ class WithoutFloat64(TorchDispatchMode):
         return result
 
 
-@pytest.mark.parametrize("dataset, model", [("mitbih", "cnn"), ("mitbih", "mlp"), ("ptbxl", "lstm")])
+@pytest.mark.parametrize("dataset, model", [
+    ("mitbih", "cnn"), ("mitbih", "mlp"), ("ptbxl", "lstm")])
 def test_everything_on_the_device_is_float32(prepared, dataset, model):
     used = []
 
